@@ -1,0 +1,30 @@
+"""Vietoris-Rips barcodes of mini-batches, exact and differentiable, and losses made of them.
+
+>>> import torch, simplicial_reg
+>>> bars = simplicial_reg.rips_barcode(torch.eye(8))[0]
+>>> simplicial_reg.entropy_deficit(bars)
+tensor(0.)
+"""
+
+from simplicial_reg.barcode import Barcode, VietorisRips, rips_barcode
+from simplicial_reg.distances import METRICS, edge_length, pairwise_distances
+from simplicial_reg.engines import ENGINES, select_engine
+from simplicial_reg.entropy import entropy_deficit, normalized_persistent_entropy, persistent_entropy
+from simplicial_reg.prominence import prominent
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ENGINES",
+    "METRICS",
+    "Barcode",
+    "VietorisRips",
+    "edge_length",
+    "entropy_deficit",
+    "normalized_persistent_entropy",
+    "pairwise_distances",
+    "persistent_entropy",
+    "prominent",
+    "rips_barcode",
+    "select_engine",
+]

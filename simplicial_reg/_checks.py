@@ -1,0 +1,125 @@
+"""Every check of what a user passes in, and its message: which argument, what it was, what it must be.
+
+Shapes and types are checked here, before anything is computed. Values (NaN, asymmetry) are checked where they are read, in
+``_ops``, because reading them would make the host wait for an accelerator; they are therefore checked on the CPU only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_choice", "check_max_dim", "check_threshold", "computable"]
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
+    """Raise a ``ValueError`` that lists the allowed names."""
+    names = list(allowed)
+    if value not in names:
+        raise ValueError(f"{argument} must be one of {', '.join(map(repr, names))}; got {value!r}")
+
+
+def check_max_dim(max_dim: object) -> None:
+    if isinstance(max_dim, bool) or not isinstance(max_dim, int):
+        raise TypeError(f"max_dim must be an int (the highest homology dimension); got {type(max_dim).__name__}")
+    if max_dim < 0:
+        raise ValueError(f"max_dim must be at least 0; got {max_dim}")
+
+
+def check_threshold(threshold: object) -> None:
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+        raise TypeError(f"threshold must be a float, a length; got {type(threshold).__name__}")
+    if math.isnan(threshold) or threshold < 0:
+        raise ValueError(f"threshold must be a non-negative length; got {threshold}")
+
+
+def computable(points: Any, mask: Any, metric: str | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
+    """The input as one tensor ``(n, d)`` or ``(B, n, d)`` and a mask ``(n,)`` or ``(B, n)`` or None.
+
+    A list of clouds is padded with zeros. Half precision becomes float32. Points that are masked out become zero, so that
+    whatever stands there (NaN included) neither counts nor receives a gradient.
+    """
+    square = metric == "precomputed"
+    if isinstance(points, (list, tuple)):
+        if mask is not None:
+            raise ValueError("mask must be None for a list of clouds: each cloud holds its real points only")
+        points, mask = _padded(points, square)
+    _check_points("points", points, square)
+    if mask is not None:
+        _check_mask(mask, points)
+    if points.dtype in HALF:
+        points = points.float()
+    if mask is not None:
+        real = mask.unsqueeze(-1) & mask.unsqueeze(-2) if square else mask.unsqueeze(-1)
+        points = torch.where(real, points, 0)
+    return points, mask
+
+
+def _check_points(argument: str, points: Any, square: bool) -> None:
+    if not isinstance(points, Tensor):
+        raise TypeError(
+            f"{argument} must be a floating-point tensor; got {type(points).__name__}"
+            + ("; use torch.as_tensor" if hasattr(points, "__array__") else "")
+        )
+    if not points.is_floating_point():
+        raise TypeError(f"{argument} must be a floating-point tensor; got {points.dtype}; use {argument}.float()")
+    if points.ndim not in (2, 3):
+        wanted = "(n, n) or (B, n, n)" if square else "(n, d) or (B, n, d)"
+        raise ValueError(f"{argument} must have shape {wanted}; got {tuple(points.shape)}")
+    if 0 in points.shape[:-1]:
+        raise ValueError(
+            f"{argument} must hold at least one cloud of at least one point; got shape {tuple(points.shape)}"
+        )
+    if square and points.shape[-1] != points.shape[-2]:
+        raise ValueError(
+            f'{argument} must be square with metric="precomputed", (n, n) or (B, n, n) distances; got {tuple(points.shape)}'
+        )
+    if points.shape[-1] == 0:
+        raise ValueError(f"{argument} must have at least one coordinate; got shape {tuple(points.shape)}")
+
+
+def _check_mask(mask: Any, points: Tensor) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask must be a bool tensor, True where the point is real; got {got}; use mask.bool()")
+    if mask.shape != points.shape[:-1]:
+        raise ValueError(
+            f"mask must have shape {tuple(points.shape[:-1])}, one entry for each point of points {tuple(points.shape)}; "
+            f"got {tuple(mask.shape)}"
+        )
+    if mask.device != points.device:
+        raise ValueError(f"mask must be on the device of points, {points.device}; got {mask.device}")
+
+
+def _padded(clouds: Sequence[Any], square: bool) -> tuple[Tensor, Tensor]:
+    if not clouds:
+        raise ValueError("points must hold at least one cloud; got an empty list")
+    for at, cloud in enumerate(clouds):
+        _check_points(f"points[{at}]", cloud, square)
+        if cloud.ndim != 2:
+            raise ValueError(f"points[{at}] must have two dimensions, one cloud each; got shape {tuple(cloud.shape)}")
+    first = clouds[0]
+    for at, cloud in enumerate(clouds):
+        same = cloud.dtype == first.dtype and cloud.device == first.device
+        if not same or (not square and cloud.shape[1] != first.shape[1]):
+            raise ValueError(
+                f"points must agree in coordinates, dtype and device: points[0] is {_kind(first)}, points[{at}] is {_kind(cloud)}"
+            )
+    size = max(cloud.shape[0] for cloud in clouds)
+    counts = torch.tensor([cloud.shape[0] for cloud in clouds], device=first.device)
+    mask = torch.arange(size, device=first.device) < counts.unsqueeze(1)
+    rows = [
+        torch.nn.functional.pad(cloud, (0, size - cloud.shape[1] if square else 0, 0, size - cloud.shape[0]))
+        for cloud in clouds
+    ]
+    return torch.stack(rows), mask
+
+
+def _kind(cloud: Tensor) -> str:
+    return f"{tuple(cloud.shape)} {cloud.dtype} on {cloud.device}"

@@ -1,0 +1,195 @@
+"""The three steps of a barcode that autograd never sees, as PyTorch operators.
+
+As operators (and not plain functions) they keep ``torch.compile(fullgraph=True)`` in one graph and work under
+``torch.func.vmap`` and ``grad``. On the CPU they run Numba kernels; the generic versions use torch operations only.
+
+    pairwise_lengths(coordinates (..., n, d), metric) -> (..., n, n)
+    symmetrized(distances (..., n, n), mask (..., n) or None, argument) -> (..., n, n)
+    spanning_tree(distances (..., n, n), mask (..., n) or None) -> (..., n - 1, 4), rows (child, child, larger, smaller vertex)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from simplicial_reg._announce import announced
+from simplicial_reg._threads import share_work
+
+__all__ = ["INTEGERS", "pairwise_lengths", "real_points", "spanning_tree", "symmetrized"]
+
+_library = torch.library.Library("simplicial_reg", "DEF")
+_library.define("pairwise_lengths(Tensor coordinates, str metric) -> Tensor")
+_library.define("symmetrized(Tensor distances, Tensor? mask, str argument) -> Tensor")
+_library.define("spanning_tree(Tensor distances, Tensor? mask) -> Tensor")
+
+# Rounding allowed in distances that a user computed: relative to the largest, five times what torch.cdist does to a symmetric
+# matrix, and for the diagonal its square root, because |x|² + |x|² - 2 x·x cancels.
+ASYMMETRY = 1e-5
+DIAGONAL = 1e-2
+
+
+# The bits of a non-negative float, read as a signed integer, order as the float does.
+INTEGERS: dict[torch.dtype, Any] = {torch.float32: np.dtype(np.int32), torch.float64: np.dtype(np.int64)}
+_INFINITY = {torch.float32: 0x7F800000, torch.float64: 0x7FF0000000000000}
+_ALL_REAL = np.empty((0, 0), np.bool_)
+
+
+def _pairwise_lengths_cpu(coordinates: Tensor, metric: str) -> Tensor:
+    *leading, n, d = coordinates.shape
+    out = coordinates.new_empty((*leading, n, n))
+    dtype = coordinates.dtype
+    with announced("distances", metric, dtype):
+        from simplicial_reg import _point_kernels as kernels
+
+        points, lengths = coordinates.contiguous().numpy().reshape(-1, n, d), out.numpy().reshape(-1, n, n)
+        clouds = len(points)
+        infinity = _INFINITY[dtype]
+        largest = kernels.largest_magnitude(points.view(INTEGERS[dtype]).reshape(-1))
+        if largest >= infinity:
+            _complain_about_values(coordinates)
+        kernel: Any = kernels.KERNELS[metric]
+        share_work(lambda first, step: kernel(points, lengths, first, step), clouds * n, clouds * n * n * d)
+    # Squares overflow at half the largest exponent, sums of many a little earlier; only then is it worth looking at the result.
+    if largest > infinity // 16 * 11 and not out.isfinite().all():
+        raise ValueError(f"points are too large: distances overflow {dtype}; rescale them or use float64")
+    return out
+
+
+def _complain_about_values(points: Tensor) -> None:
+    wrong = ~points.isfinite().all(-1)
+    *cloud, row = wrong.nonzero()[0].tolist()
+    where = f"point {row}" + "".join(f" of cloud {at}" for at in cloud)
+    raise ValueError(
+        f"points must be finite: {where} holds NaN or infinity ({int(wrong.sum())} such in all); remove these points or mask them out"
+    )
+
+
+def _pairwise_lengths(coordinates: Tensor, metric: str) -> Tensor:
+    if metric == "angular":
+        return 2 * torch.atan2(_cdist(coordinates, coordinates), _cdist(coordinates, -coordinates))
+    if metric == "cosine":
+        return _cdist(coordinates, coordinates).square() / 2
+    return _cdist(coordinates, coordinates, {"euclidean": 2.0, "manhattan": 1.0, "chebyshev": torch.inf}[metric])
+
+
+def _cdist(x: Tensor, y: Tensor, order: float = 2.0) -> Tensor:
+    # Differences, not a matrix product: no cancellation, no TF32, an exactly zero diagonal.
+    return torch.cdist(x, y, p=order, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _symmetrized_cpu(distances: Tensor, mask: Tensor | None, argument: str) -> Tensor:
+    n = distances.shape[-1]
+    out = torch.empty_like(distances, memory_format=torch.contiguous_format)
+    with announced("check of distances", distances.dtype):
+        from simplicial_reg import _point_kernels as kernels
+
+        matrices = distances.contiguous().numpy().reshape(-1, n, n)
+        real = np.ones(matrices.shape[:2], np.bool_) if mask is None else real_points(mask)
+        for matrix, points, mended in zip(matrices, real, out.numpy().reshape(-1, n, n), strict=True):
+            _complain_about_distances(argument, *kernels.symmetrize(matrix, points, mended))
+    return out
+
+
+def _complain_about_distances(
+    argument: str, largest: float, smallest: float, asymmetry: float, diagonal: float, finite: bool
+) -> None:
+    if not finite:
+        raise ValueError(f"{argument} must be finite distances; got NaN or infinity; use threshold to leave edges out")
+    if smallest < 0:
+        raise ValueError(
+            f"{argument} must be non-negative distances; got {smallest:g}; turn similarities s into distances first (1 - s)"
+        )
+    if asymmetry > ASYMMETRY * largest:
+        raise ValueError(
+            f"{argument} must be symmetric distances; d(i, j) and d(j, i) differ by up to {asymmetry:g}; "
+            "use (distances + distances.mT) / 2"
+        )
+    if diagonal > DIAGONAL * largest:
+        raise ValueError(
+            f"{argument} must have zeros on the diagonal (a vertex is born at 0); got {diagonal:g}; "
+            "turn similarities s into distances first (1 - s)"
+        )
+
+
+def _symmetrized(distances: Tensor, mask: Tensor | None, argument: str) -> Tensor:
+    mean = (distances + distances.mT) / 2 + 0.0
+    off_diagonal = ~torch.eye(mean.shape[-1], dtype=torch.bool, device=mean.device)
+    if mask is not None:
+        off_diagonal = off_diagonal & mask.unsqueeze(-1) & mask.unsqueeze(-2)
+    return torch.where(off_diagonal, mean, 0)
+
+
+def real_points(mask: Tensor) -> Any:
+    """A mask (..., n) as an array (B, n); every cloud must have a real point."""
+    real = mask.contiguous().numpy().reshape(-1, mask.shape[-1])
+    empty = np.flatnonzero(~real.any(axis=1))
+    if empty.size:
+        raise ValueError(f"mask must leave at least one real point in every cloud; cloud {empty[0]} has none")
+    return real
+
+
+def _spanning_tree_cpu(distances: Tensor, mask: Tensor | None) -> Tensor:
+    *leading, n, _ = distances.shape
+    tree = torch.zeros((*leading, n - 1, 4), dtype=torch.int64)
+    with announced("minimum spanning tree", distances.dtype):
+        from simplicial_reg.engines._prim import spanning_trees
+
+        keys = distances.contiguous().numpy().view(INTEGERS[distances.dtype]).reshape(-1, n, n)
+        real = _ALL_REAL if mask is None else real_points(mask)
+        out = tree.numpy().reshape(len(keys), n - 1, 4)
+        clouds = len(keys)
+        share_work(lambda first, step: spanning_trees(keys, real, out, first, step), clouds, 2 * clouds * n * n)
+    return tree
+
+
+_library.impl("pairwise_lengths", _pairwise_lengths_cpu, "CPU")
+_library.impl("pairwise_lengths", _pairwise_lengths, "CompositeExplicitAutograd")
+_library.impl("symmetrized", _symmetrized_cpu, "CPU")
+_library.impl("symmetrized", _symmetrized, "CompositeExplicitAutograd")
+_library.impl("spanning_tree", _spanning_tree_cpu, "CPU")
+
+
+@torch.library.register_fake("simplicial_reg::pairwise_lengths", lib=_library)
+def _pairwise_lengths_fake(coordinates: Tensor, metric: str) -> Tensor:
+    *leading, n, _ = coordinates.shape
+    return coordinates.new_empty((*leading, n, n))
+
+
+@torch.library.register_fake("simplicial_reg::symmetrized", lib=_library)
+def _symmetrized_fake(distances: Tensor, mask: Tensor | None, argument: str) -> Tensor:
+    return torch.empty_like(distances, memory_format=torch.contiguous_format)
+
+
+@torch.library.register_fake("simplicial_reg::spanning_tree", lib=_library)
+def _spanning_tree_fake(distances: Tensor, mask: Tensor | None) -> Tensor:
+    *leading, n, _ = distances.shape
+    return distances.new_empty((*leading, n - 1, 4), dtype=torch.int64)
+
+
+def _register_vmap(name: str) -> None:
+    """Under vmap the extra dimension becomes one more leading dimension."""
+    operator = getattr(torch.ops.simplicial_reg, name).default
+
+    @torch.library.register_vmap(f"simplicial_reg::{name}", lib=_library)
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+        moved = []
+        for argument, dim in zip(arguments, in_dims, strict=True):
+            if isinstance(argument, Tensor):
+                argument = (
+                    argument.movedim(dim, 0) if dim is not None else argument.expand(info.batch_size, *argument.shape)
+                )
+            moved.append(argument)
+        return operator(*moved), 0
+
+
+if hasattr(torch.library, "register_vmap"):  # since torch 2.5
+    for _name in ("pairwise_lengths", "symmetrized", "spanning_tree"):
+        _register_vmap(_name)
+
+pairwise_lengths = torch.ops.simplicial_reg.pairwise_lengths.default
+symmetrized = torch.ops.simplicial_reg.symmetrized.default
+spanning_tree = torch.ops.simplicial_reg.spanning_tree.default

@@ -1,0 +1,240 @@
+"""Lengths of edges on the CPU: all of a cloud's for the pairing, and the critical ones with their gradient.
+
+A length is always a sum over differences of coordinates, never |x|² + |y|² - 2 x·y. That costs no more (on one core it takes half
+the time of torch.cdist's matrix product, because the matrix is symmetric), and it is exact where the other is not: coincident
+points are at distance 0, integer points have exact ties, and a cloud far from the origin loses nothing.
+
+Numba compiles this module when it is imported and keeps the result on disk, so nothing imports it before it is needed.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+__all__ = ["KERNELS", "add_edge_gradients", "edge_lengths", "largest_magnitude", "symmetrize"]
+
+# Sums may be reordered and contracted so that they vectorise; NaN and infinity keep their meaning.
+REORDER = {"reassoc", "contract", "nsz"}
+ROWS = 16  # rows of the distance matrix in one unit of work
+
+
+@njit(nogil=True, cache=True)
+def largest_magnitude(bits):
+    """The largest |x| of an array of floats given as signed integers, as integer: NaN above infinity above every number."""
+    magnitude = bits.dtype.type(np.iinfo(bits.dtype).max)  # all bits but the sign
+    largest = bits.dtype.type(0)
+    for a in range(bits.shape[0]):
+        largest = max(largest, bits[a] & magnitude)
+    return largest
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+def _squares(x, matrix, start, stop):
+    """Squared Euclidean lengths of rows start..stop of one cloud's matrix, up to the diagonal.
+
+    Sixteen pairs at a time share their loads, and every pair goes through the same operations in the same order, so equal
+    differences give equal lengths. At the border of the matrix the last point is repeated instead of a remainder loop.
+    """
+    n, d = x.shape
+    zero = x.dtype.type(0)
+    for i in range(start, stop, 4):
+        i1 = min(i + 1, n - 1)
+        i2 = min(i + 2, n - 1)
+        i3 = min(i + 3, n - 1)
+        x0 = x[i]
+        x1 = x[i1]
+        x2 = x[i2]
+        x3 = x[i3]
+        for j in range(0, i + 1, 4):
+            j1 = min(j + 1, n - 1)
+            j2 = min(j + 2, n - 1)
+            j3 = min(j + 3, n - 1)
+            y0 = x[j]
+            y1 = x[j1]
+            y2 = x[j2]
+            y3 = x[j3]
+            s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero
+            s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = zero
+            for c in range(d):
+                s00 += (x0[c] - y0[c]) * (x0[c] - y0[c])
+                s01 += (x0[c] - y1[c]) * (x0[c] - y1[c])
+                s02 += (x0[c] - y2[c]) * (x0[c] - y2[c])
+                s03 += (x0[c] - y3[c]) * (x0[c] - y3[c])
+                s10 += (x1[c] - y0[c]) * (x1[c] - y0[c])
+                s11 += (x1[c] - y1[c]) * (x1[c] - y1[c])
+                s12 += (x1[c] - y2[c]) * (x1[c] - y2[c])
+                s13 += (x1[c] - y3[c]) * (x1[c] - y3[c])
+                s20 += (x2[c] - y0[c]) * (x2[c] - y0[c])
+                s21 += (x2[c] - y1[c]) * (x2[c] - y1[c])
+                s22 += (x2[c] - y2[c]) * (x2[c] - y2[c])
+                s23 += (x2[c] - y3[c]) * (x2[c] - y3[c])
+                s30 += (x3[c] - y0[c]) * (x3[c] - y0[c])
+                s31 += (x3[c] - y1[c]) * (x3[c] - y1[c])
+                s32 += (x3[c] - y2[c]) * (x3[c] - y2[c])
+                s33 += (x3[c] - y3[c]) * (x3[c] - y3[c])
+            matrix[i, j], matrix[i, j1], matrix[i, j2], matrix[i, j3] = s00, s01, s02, s03
+            matrix[i1, j], matrix[i1, j1], matrix[i1, j2], matrix[i1, j3] = s10, s11, s12, s13
+            matrix[i2, j], matrix[i2, j1], matrix[i2, j2], matrix[i2, j3] = s20, s21, s22, s23
+            matrix[i3, j], matrix[i3, j1], matrix[i3, j2], matrix[i3, j3] = s30, s31, s32, s33
+
+
+@njit(nogil=True, cache=True)
+def _mirror(matrix, start, stop):
+    """Copy rows start..stop below the diagonal to the columns above it, and clear the diagonal."""
+    for j in range(stop):
+        for i in range(max(start, j + 1), stop):
+            matrix[j, i] = matrix[i, j]
+    for i in range(start, stop):
+        matrix[i, i] = 0
+
+
+@njit(nogil=True, cache=True)
+def _chords(points, out, half, first, step):
+    clouds, n, _ = points.shape
+    groups = (n + ROWS - 1) // ROWS
+    for task in range(first, clouds * groups, step):
+        matrix = out[task // groups]
+        start = (task % groups) * ROWS
+        stop = min(start + ROWS, n)
+        _squares(points[task // groups], matrix, start, stop)
+        for i in range(start, stop):
+            row = matrix[i]
+            if half:
+                for j in range(i):
+                    row[j] = row[j] / 2
+            else:
+                for j in range(i):
+                    row[j] = math.sqrt(row[j])
+        _mirror(matrix, start, stop)
+
+
+def _euclidean(points, out, first, step):
+    _chords(points, out, False, first, step)
+
+
+def _cosine(points, out, first, step):  # 1 - cos = chord² / 2 for directions
+    _chords(points, out, True, first, step)
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+def _manhattan(points, out, first, step):
+    clouds, n, d = points.shape
+    for task in range(first, clouds * n, step):
+        x = points[task // n]
+        matrix = out[task // n]
+        i = task % n
+        for j in range(i):
+            total = points.dtype.type(0)
+            for c in range(d):
+                total += abs(x[i, c] - x[j, c])
+            matrix[i, j] = total
+        _mirror(matrix, i, i + 1)
+
+
+@njit(nogil=True, cache=True)
+def _chebyshev(points, out, first, step):
+    clouds, n, d = points.shape
+    for task in range(first, clouds * n, step):
+        x = points[task // n]
+        matrix = out[task // n]
+        i = task % n
+        for j in range(i):
+            largest = points.dtype.type(0)
+            for c in range(d):
+                largest = max(largest, abs(x[i, c] - x[j, c]))
+            matrix[i, j] = largest
+        _mirror(matrix, i, i + 1)
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+def _angular(points, out, first, step):
+    """2 atan2(|u - v|, |u + v|) for directions u, v: as accurate near 0 and near pi as in between (Kahan 2006)."""
+    clouds, n, d = points.shape
+    for task in range(first, clouds * n, step):
+        x = points[task // n]
+        matrix = out[task // n]
+        i = task % n
+        for j in range(i):
+            apart = points.dtype.type(0)
+            along = points.dtype.type(0)
+            for c in range(d):
+                apart += (x[i, c] - x[j, c]) * (x[i, c] - x[j, c])
+                along += (x[i, c] + x[j, c]) * (x[i, c] + x[j, c])
+            matrix[i, j] = 2 * math.atan2(math.sqrt(apart), math.sqrt(along))
+        _mirror(matrix, i, i + 1)
+
+
+# metric -> kernel(coordinates (B, n, d), out (B, n, n), first, step); the caller runs it for first = 0 .. step - 1
+KERNELS = {
+    "euclidean": _euclidean,
+    "manhattan": _manhattan,
+    "chebyshev": _chebyshev,
+    "cosine": _cosine,
+    "angular": _angular,
+}
+
+
+@njit(nogil=True, cache=True)
+def symmetrize(distances, real, out):
+    """Write the mean of both triangles of (n, n) ``distances`` between real vertices to ``out``, zero elsewhere.
+
+    Returns (largest length, smallest entry, largest asymmetry, largest diagonal magnitude, whether all are finite).
+    """
+    n = distances.shape[0]
+    largest = smallest = asymmetry = diagonal = 0.0
+    finite = True
+    for i in range(n):
+        out[i, i] = 0
+        if real[i]:
+            diagonal = max(diagonal, abs(distances[i, i]))
+            finite &= math.isfinite(distances[i, i])
+        for j in range(i):
+            if real[i] and real[j]:
+                a = distances[i, j]
+                b = distances[j, i]
+                finite &= math.isfinite(a) and math.isfinite(b)
+                largest = max(largest, a, b)
+                smallest = min(smallest, a, b)
+                asymmetry = max(asymmetry, abs(a - b))
+                out[i, j] = (a + b) / 2 + 0.0  # + 0.0 turns -0.0 into 0.0, whose bits order as its value does
+            else:
+                out[i, j] = 0
+            out[j, i] = out[i, j]
+    return largest, smallest, asymmetry, diagonal, finite
+
+
+@njit(nogil=True, cache=True, fastmath=REORDER)
+def edge_lengths(points, edges, out):
+    """Euclidean lengths (B, k) of ``edges`` (B, k, 2) between ``points`` (B, n, d)."""
+    clouds, count, _ = edges.shape
+    d = points.shape[2]
+    for cloud in range(clouds):
+        for e in range(count):
+            x = points[cloud, edges[cloud, e, 0]]
+            y = points[cloud, edges[cloud, e, 1]]
+            total = points.dtype.type(0)
+            for c in range(d):
+                total += (x[c] - y[c]) * (x[c] - y[c])
+            out[cloud, e] = math.sqrt(total)
+
+
+@njit(nogil=True, cache=True)
+def add_edge_gradients(points, edges, length, grad, out):
+    """Add grad * (x - y) / length to both ends (with opposite signs) of every edge of non-zero length."""
+    clouds, count, _ = edges.shape
+    d = points.shape[2]
+    for cloud in range(clouds):
+        for e in range(count):
+            if length[cloud, e] > 0:
+                u = edges[cloud, e, 0]
+                v = edges[cloud, e, 1]
+                x = points[cloud, u]
+                y = points[cloud, v]
+                to_x = out[cloud, u]
+                to_y = out[cloud, v]
+                scale = grad[cloud, e] / length[cloud, e]
+                for c in range(d):
+                    step = scale * (x[c] - y[c])
+                    to_x[c] += step
+                    to_y[c] -= step

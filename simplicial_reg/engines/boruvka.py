@@ -1,0 +1,134 @@
+"""H0 on any torch device: Borůvka's algorithm in torch operations only.
+
+Every round, every component picks its shortest outgoing edge and hooks onto the component at its other end; ceil(log2 n) rounds leave
+one component. The number of rounds and all shapes are fixed, nothing is read back, so the host never waits for the device, and the
+batch dimension comes for free. Edges are compared by one integer each (length, then vertices): distinct keys mean that hooks form no
+cycle but the mutual pair, which is cut at its smaller label.
+
+Source: O. Borůvka 1926; pointer jumping and the Euler tour are the textbook parallel forms (JáJá 1992, chapters 3 and 5).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from simplicial_reg.engines.critical import CriticalEdges
+from simplicial_reg.engines.spanning_tree import from_tree
+
+__all__ = ["find"]
+
+NO_EDGE = torch.iinfo(torch.int64).max
+
+
+def find(distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float) -> list[CriticalEdges]:
+    """See `ENGINES`."""
+    *leading, n, _ = distances.shape
+    distances = distances.reshape(-1, n, n)
+    real = None if mask is None else mask.reshape(-1, n)
+    return [from_tree(_trees(distances, real).reshape(*leading, n - 1, 4), mask)]
+
+
+def _trees(distances: Tensor, mask: Tensor | None) -> Tensor:
+    """The trees (B, n - 1, 4) as rows (child, child, larger, smaller vertex), sorted by (length, larger, smaller vertex)."""
+    clouds, n, _ = distances.shape
+    if n == 1:
+        return torch.zeros((clouds, 0, 4), dtype=torch.int64, device=distances.device)
+    keys, larger, smaller = _edge_keys(distances)
+    pair = torch.eye(n, dtype=torch.bool, device=distances.device)
+    if mask is not None:
+        pair = pair | ~(mask.unsqueeze(-1) & mask.unsqueeze(-2))
+    keys = torch.where(pair, NO_EDGE, keys)
+    chosen = _tree_keys(keys, larger, smaller).sort(-1).values[:, :-1]
+    root = torch.zeros_like(chosen[:, :1]) if mask is None else mask.to(torch.int8).argmax(-1, keepdim=True)
+    return _hang(larger(chosen), smaller(chosen), chosen != NO_EDGE, root, n)
+
+
+class _Decode:
+    """The larger or smaller vertex of an edge, from its key; (0, 0) for no edge."""
+
+    def __init__(self, table: Tensor | None, n: int, larger: bool) -> None:
+        self.table, self.n, self.larger = table, n, larger
+
+    def __call__(self, key: Tensor) -> Tensor:
+        key = torch.where(key == NO_EDGE, 0, key)
+        if self.table is None:
+            code = key & 0xFFFFFFFF
+        else:
+            code = self.table.gather(-1, key.flatten(1)).view_as(key)
+        return code // self.n if self.larger else code % self.n
+
+
+def _edge_keys(distances: Tensor) -> tuple[Tensor, _Decode, _Decode]:
+    """One integer per edge, (B, n, n), ordered like (length, larger vertex, smaller vertex), and its way back to the vertices.
+
+    A float32 length and the edge fit into 64 bits side by side. A float64 length does not: its key is the rank of the edge.
+    """
+    n = distances.shape[-1]
+    vertex = torch.arange(n, device=distances.device)
+    code = torch.maximum(vertex, vertex[:, None]) * n + torch.minimum(vertex, vertex[:, None])
+    if distances.dtype == torch.float32:
+        keys = distances.view(torch.int32).to(torch.int64) << 32 | code
+        return keys, _Decode(None, n, True), _Decode(None, n, False)
+    i, j = torch.tril_indices(n, n, offset=-1, device=distances.device)
+    order = distances[:, i, j].argsort(dim=-1, stable=True)
+    rank = torch.empty_like(order).scatter(-1, order, torch.arange(len(i), device=order.device).expand_as(order))
+    where = torch.zeros_like(code)
+    where[i, j] = where[j, i] = torch.arange(len(i), device=order.device)
+    keys = rank[:, where]  # the diagonal holds nonsense, which the caller covers
+    table = code[i, j][order]
+    return keys, _Decode(table, n, True), _Decode(table, n, False)
+
+
+def _tree_keys(keys: Tensor, larger: _Decode, smaller: _Decode) -> Tensor:
+    """The keys of the tree's edges (B, n), in no order, with NO_EDGE in the remaining places."""
+    clouds, n, _ = keys.shape
+    label = torch.arange(n, device=keys.device).expand(clouds, n)
+    vertex = label
+    chosen = torch.full((clouds, n), NO_EDGE, device=keys.device)
+    components = n
+    while components > 1:
+        outgoing = torch.where(label.unsqueeze(-1) == label.unsqueeze(-2), NO_EDGE, keys).amin(-1)
+        shortest = torch.full_like(chosen, NO_EDGE).scatter_reduce(-1, label, outgoing, "amin")
+        one_end, other_end = label.gather(-1, larger(shortest)), label.gather(-1, smaller(shortest))
+        hook = torch.where(one_end == vertex, other_end, one_end)
+        hook = torch.where(
+            shortest == NO_EDGE, vertex, hook
+        )  # a finished cloud, or a label that is no component any more
+        hook = torch.where((hook.gather(-1, hook) == vertex) & (vertex < hook), vertex, hook)
+        chosen = torch.where(hook != vertex, shortest, chosen)
+        for _ in range((components - 1).bit_length()):  # pointer jumping: every label finds the root of its hooks
+            hook = hook.gather(-1, hook)
+        label = hook.gather(-1, label)
+        components = components // 2
+    return chosen
+
+
+def _hang(u: Tensor, v: Tensor, real: Tensor, root: Tensor, n: int) -> Tensor:
+    """The edges (u, v), (B, k), as rows (child, child, u, v) of the tree that hangs from ``root`` (B, 1).
+
+    Walk around the tree from the root: an edge leads away from the root the first time it is walked. The walk is a linked list of the
+    2 k directed edges; list ranking by pointer doubling finds their order.
+    """
+    k = u.shape[-1]
+    start = torch.where(torch.cat([real, real], -1), torch.cat([u, v], -1), n)  # edges that are not real go round apart
+    arc = torch.arange(2 * k, device=u.device).expand_as(start)
+    twin = (arc + k) % (2 * k)
+    by_start = start.argsort(dim=-1, stable=True)
+    sorted_start = start.gather(-1, by_start)
+    first = torch.searchsorted(sorted_start, sorted_start)  # where the arcs of the same vertex begin
+    same = sorted_start == sorted_start.roll(-1, -1)
+    same[..., -1] = False
+    following = torch.where(same, by_start.roll(-1, -1), by_start.gather(-1, first))
+    around = torch.empty_like(by_start).scatter(-1, by_start, following)  # the next arc from the same vertex
+    succ = around.gather(-1, twin)
+    begin = by_start.gather(-1, torch.searchsorted(sorted_start, root).clamp(max=2 * k - 1))
+    last = succ == begin
+    succ = torch.where(last, arc, succ)
+    to_go = (~last).to(torch.int64)
+    for _ in range((2 * k).bit_length()):
+        to_go = to_go + to_go.gather(-1, succ)
+        succ = succ.gather(-1, succ)
+    away = to_go[..., :k] > to_go[..., k:]  # u -> v is walked before v -> u
+    child = torch.where(away, v, u)
+    return torch.stack([child, child, u, v], -1)
