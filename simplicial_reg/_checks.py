@@ -13,9 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_max_dim", "check_threshold", "computable"]
+__all__ = ["check_choice", "check_max_dim", "check_threshold", "computable", "runs_kernels"]
 
 HALF = (torch.float16, torch.bfloat16)
+FLOATING = (*HALF, torch.float32, torch.float64)
+
+
+def runs_kernels(tensor: Tensor) -> bool:
+    """Whether these are plain numbers on the CPU: not traced by the compiler and not wrapped by a function transform."""
+    return (
+        tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
 
 
 def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
@@ -67,8 +77,10 @@ def _check_points(argument: str, points: Any, square: bool) -> None:
             f"{argument} must be a floating-point tensor; got {type(points).__name__}"
             + ("; use torch.as_tensor" if hasattr(points, "__array__") else "")
         )
-    if not points.is_floating_point():
+    if points.dtype not in FLOATING:
         raise TypeError(f"{argument} must be a floating-point tensor; got {points.dtype}; use {argument}.float()")
+    if points.layout != torch.strided:
+        raise TypeError(f"{argument} must be a dense tensor; got layout {points.layout}; use {argument}.to_dense()")
     if points.ndim not in (2, 3):
         wanted = "(n, n) or (B, n, n)" if square else "(n, d) or (B, n, d)"
         raise ValueError(f"{argument} must have shape {wanted}; got {tuple(points.shape)}")
@@ -95,6 +107,9 @@ def _check_mask(mask: Any, points: Tensor) -> None:
         )
     if mask.device != points.device:
         raise ValueError(f"mask must be on the device of points, {points.device}; got {mask.device}")
+    if runs_kernels(mask) and not mask.any(-1).all():
+        which = "" if mask.ndim == 1 else f"; cloud {int((~mask.any(-1)).nonzero()[0])} has none"
+        raise ValueError("mask must leave at least one real point in every cloud" + which)
 
 
 def _padded(clouds: Sequence[Any], square: bool) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ As operators (and not plain functions) they keep ``torch.compile(fullgraph=True)
 
     pairwise_lengths(coordinates (..., n, d), metric) -> (..., n, n)
     symmetrized(distances (..., n, n), mask (..., n) or None, argument) -> (..., n, n)
-    spanning_tree(distances (..., n, n), mask (..., n) or None) -> (..., n - 1, 4), rows (child, child, larger, smaller vertex)
+    spanning_tree(distances (..., n, n), mask (..., n) or None) -> birth_edge, death_edge, both (..., n - 1, 2)
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._announce import announced
+from simplicial_reg._checks import runs_kernels
 from simplicial_reg._threads import share_work
 
 __all__ = ["INTEGERS", "pairwise_lengths", "real_points", "spanning_tree", "symmetrized"]
@@ -24,7 +25,7 @@ __all__ = ["INTEGERS", "pairwise_lengths", "real_points", "spanning_tree", "symm
 _library = torch.library.Library("simplicial_reg", "DEF")
 _library.define("pairwise_lengths(Tensor coordinates, str metric) -> Tensor")
 _library.define("symmetrized(Tensor distances, Tensor? mask, str argument) -> Tensor")
-_library.define("spanning_tree(Tensor distances, Tensor? mask) -> Tensor")
+_library.define("spanning_tree(Tensor distances, Tensor? mask) -> (Tensor, Tensor)")
 
 # Rounding allowed in distances that a user computed: relative to the largest, five times what torch.cdist does to a symmetric
 # matrix, and for the diagonal its square root, because |x|² + |x|² - 2 x·x cancels.
@@ -132,18 +133,19 @@ def real_points(mask: Tensor) -> Any:
     return real
 
 
-def _spanning_tree_cpu(distances: Tensor, mask: Tensor | None) -> Tensor:
+def _spanning_tree_cpu(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     *leading, n, _ = distances.shape
-    tree = torch.zeros((*leading, n - 1, 4), dtype=torch.int64)
+    birth = distances.new_zeros((*leading, n - 1, 2), dtype=torch.int64)
+    death = torch.zeros_like(birth)
     with announced("minimum spanning tree", distances.dtype):
         from simplicial_reg.engines._prim import spanning_trees
 
         keys = distances.contiguous().numpy().view(INTEGERS[distances.dtype]).reshape(-1, n, n)
         real = _ALL_REAL if mask is None else real_points(mask)
-        out = tree.numpy().reshape(len(keys), n - 1, 4)
         clouds = len(keys)
-        share_work(lambda first, step: spanning_trees(keys, real, out, first, step), clouds, 2 * clouds * n * n)
-    return tree
+        born, dead = (edges.numpy().reshape(clouds, n - 1, 2) for edges in (birth, death))
+        share_work(lambda first, step: spanning_trees(keys, real, born, dead, first, step), clouds, 2 * clouds * n * n)
+    return birth, death
 
 
 _library.impl("pairwise_lengths", _pairwise_lengths_cpu, "CPU")
@@ -165,9 +167,10 @@ def _symmetrized_fake(distances: Tensor, mask: Tensor | None, argument: str) -> 
 
 
 @torch.library.register_fake("simplicial_reg::spanning_tree", lib=_library)
-def _spanning_tree_fake(distances: Tensor, mask: Tensor | None) -> Tensor:
+def _spanning_tree_fake(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     *leading, n, _ = distances.shape
-    return distances.new_empty((*leading, n - 1, 4), dtype=torch.int64)
+    birth = distances.new_empty((*leading, n - 1, 2), dtype=torch.int64)
+    return birth, torch.empty_like(birth)
 
 
 def _register_vmap(name: str) -> None:
@@ -175,7 +178,7 @@ def _register_vmap(name: str) -> None:
     operator = getattr(torch.ops.simplicial_reg, name).default
 
     @torch.library.register_vmap(f"simplicial_reg::{name}", lib=_library)
-    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Tensor, int]:
+    def rule(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         moved = []
         for argument, dim in zip(arguments, in_dims, strict=True):
             if isinstance(argument, Tensor):
@@ -183,13 +186,31 @@ def _register_vmap(name: str) -> None:
                     argument.movedim(dim, 0) if dim is not None else argument.expand(info.batch_size, *argument.shape)
                 )
             moved.append(argument)
-        return operator(*moved), 0
+        result = operator(*moved)
+        return result, 0 if isinstance(result, Tensor) else (0,) * len(result)
 
 
 if hasattr(torch.library, "register_vmap"):  # since torch 2.5
     for _name in ("pairwise_lengths", "symmetrized", "spanning_tree"):
         _register_vmap(_name)
 
-pairwise_lengths = torch.ops.simplicial_reg.pairwise_lengths.default
-symmetrized = torch.ops.simplicial_reg.symmetrized.default
-spanning_tree = torch.ops.simplicial_reg.spanning_tree.default
+_operators = torch.ops.simplicial_reg
+symmetrized = _operators.symmetrized.default
+
+# Dispatching an operator takes as long as the spanning tree of a small cloud; plain numbers go straight to the kernel.
+
+
+def pairwise_lengths(coordinates: Tensor, metric: str) -> Tensor:
+    """See above."""
+    if runs_kernels(coordinates):
+        return _pairwise_lengths_cpu(coordinates, metric)
+    result: Tensor = _operators.pairwise_lengths.default(coordinates, metric)
+    return result
+
+
+def spanning_tree(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """See above."""
+    if runs_kernels(distances) and (mask is None or runs_kernels(mask)):
+        return _spanning_tree_cpu(distances, mask)
+    result: tuple[Tensor, Tensor] = _operators.spanning_tree.default(distances, mask)
+    return result

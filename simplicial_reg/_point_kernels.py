@@ -10,16 +10,18 @@ Numba compiles this module when it is imported and keeps the result on disk, so 
 import math
 
 import numpy as np
-from numba import njit
 
-__all__ = ["KERNELS", "add_edge_gradients", "edge_lengths", "largest_magnitude", "symmetrize"]
+from simplicial_reg._jit import kernel
+
+__all__ = ["KERNELS", "edge_gradients", "edge_lengths", "largest_magnitude", "symmetrize"]
 
 # Sums may be reordered and contracted so that they vectorise; NaN and infinity keep their meaning.
 REORDER = {"reassoc", "contract", "nsz"}
+FEW = 16  # coordinates
 ROWS = 16  # rows of the distance matrix in one unit of work
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def largest_magnitude(bits):
     """The largest |x| of an array of floats given as signed integers, as integer: NaN above infinity above every number."""
     magnitude = bits.dtype.type(np.iinfo(bits.dtype).max)  # all bits but the sign
@@ -29,7 +31,7 @@ def largest_magnitude(bits):
     return largest
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@kernel(fastmath=REORDER)
 def _squares(x, matrix, start, stop):
     """Squared Euclidean lengths of rows start..stop of one cloud's matrix, up to the diagonal.
 
@@ -79,7 +81,26 @@ def _squares(x, matrix, start, stop):
             matrix[i3, j], matrix[i3, j1], matrix[i3, j2], matrix[i3, j3] = s30, s31, s32, s33
 
 
-@njit(nogil=True, cache=True)
+@kernel(fastmath=REORDER)
+def _squares_of_few_coordinates(x, matrix, start, stop):
+    """The same for a handful of coordinates, where a whole row at a time is quicker."""
+    d = x.shape[1]
+    by_coordinate = np.empty((d, stop), x.dtype)
+    for c in range(d):
+        for j in range(stop):
+            by_coordinate[c, j] = x[j, c]
+    for i in range(start, stop):
+        row = matrix[i]
+        for j in range(i):
+            row[j] = 0
+        for c in range(d):
+            coordinate = by_coordinate[c]
+            here = x[i, c]
+            for j in range(i):
+                row[j] += (coordinate[j] - here) * (coordinate[j] - here)
+
+
+@kernel
 def _mirror(matrix, start, stop):
     """Copy rows start..stop below the diagonal to the columns above it, and clear the diagonal."""
     for j in range(stop):
@@ -89,7 +110,7 @@ def _mirror(matrix, start, stop):
         matrix[i, i] = 0
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _chords(points, out, half, first, step):
     clouds, n, _ = points.shape
     groups = (n + ROWS - 1) // ROWS
@@ -97,7 +118,10 @@ def _chords(points, out, half, first, step):
         matrix = out[task // groups]
         start = (task % groups) * ROWS
         stop = min(start + ROWS, n)
-        _squares(points[task // groups], matrix, start, stop)
+        if points.shape[2] <= FEW:
+            _squares_of_few_coordinates(points[task // groups], matrix, start, stop)
+        else:
+            _squares(points[task // groups], matrix, start, stop)
         for i in range(start, stop):
             row = matrix[i]
             if half:
@@ -117,7 +141,7 @@ def _cosine(points, out, first, step):  # 1 - cos = chord² / 2 for directions
     _chords(points, out, True, first, step)
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@kernel(fastmath=REORDER)
 def _manhattan(points, out, first, step):
     clouds, n, d = points.shape
     for task in range(first, clouds * n, step):
@@ -132,7 +156,7 @@ def _manhattan(points, out, first, step):
         _mirror(matrix, i, i + 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _chebyshev(points, out, first, step):
     clouds, n, d = points.shape
     for task in range(first, clouds * n, step):
@@ -147,7 +171,7 @@ def _chebyshev(points, out, first, step):
         _mirror(matrix, i, i + 1)
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@kernel(fastmath=REORDER)
 def _angular(points, out, first, step):
     """2 atan2(|u - v|, |u + v|) for directions u, v: as accurate near 0 and near pi as in between (Kahan 2006)."""
     clouds, n, d = points.shape
@@ -175,7 +199,7 @@ KERNELS = {
 }
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def symmetrize(distances, real, out):
     """Write the mean of both triangles of (n, n) ``distances`` between real vertices to ``out``, zero elsewhere.
 
@@ -204,7 +228,7 @@ def symmetrize(distances, real, out):
     return largest, smallest, asymmetry, diagonal, finite
 
 
-@njit(nogil=True, cache=True, fastmath=REORDER)
+@kernel(fastmath=REORDER)
 def edge_lengths(points, edges, out):
     """Euclidean lengths (B, k) of ``edges`` (B, k, 2) between ``points`` (B, n, d)."""
     clouds, count, _ = edges.shape
@@ -219,22 +243,39 @@ def edge_lengths(points, edges, out):
             out[cloud, e] = math.sqrt(total)
 
 
-@njit(nogil=True, cache=True)
-def add_edge_gradients(points, edges, length, grad, out):
-    """Add grad * (x - y) / length to both ends (with opposite signs) of every edge of non-zero length."""
+@kernel
+def edge_gradients(points, edges, length, grad, out):
+    """Fill ``out`` (B, n, d) with the sum over edges of grad * (x - y) / length at x and its opposite at y; zero for length zero.
+
+    That is the weighted graph Laplacian times the points. It is summed vertex by vertex, which touches half the memory that
+    edge by edge would.
+    """
     clouds, count, _ = edges.shape
-    d = points.shape[2]
+    n, d = points.shape[1:]
+    begin = np.empty(n + 1, np.int64)
+    neighbour = np.empty(2 * count, np.int64)
+    weight = np.empty(2 * count, points.dtype)
     for cloud in range(clouds):
+        begin[:] = 0
         for e in range(count):
-            if length[cloud, e] > 0:
-                u = edges[cloud, e, 0]
-                v = edges[cloud, e, 1]
-                x = points[cloud, u]
-                y = points[cloud, v]
-                to_x = out[cloud, u]
-                to_y = out[cloud, v]
-                scale = grad[cloud, e] / length[cloud, e]
+            begin[edges[cloud, e, 0]] += 1
+            begin[edges[cloud, e, 1]] += 1
+        for v in range(1, n + 1):
+            begin[v] += begin[v - 1]
+        begin[n] = 2 * count
+        for e in range(count - 1, -1, -1):
+            scale = grad[cloud, e] / length[cloud, e] if length[cloud, e] > 0 else points.dtype.type(0)
+            for end in range(2):
+                v = edges[cloud, e, end]
+                begin[v] -= 1
+                neighbour[begin[v]] = edges[cloud, e, 1 - end]
+                weight[begin[v]] = scale
+        for v in range(n):
+            x = points[cloud, v]
+            total = out[cloud, v]
+            total[:] = 0
+            for a in range(begin[v], begin[v + 1]):
+                y = points[cloud, neighbour[a]]
+                scale = weight[a]
                 for c in range(d):
-                    step = scale * (x[c] - y[c])
-                    to_x[c] += step
-                    to_y[c] -= step
+                    total[c] += scale * (x[c] - y[c])

@@ -60,7 +60,7 @@ class Barcode:
     @property
     def persistence(self) -> Tensor:
         """``death - birth``, ``(..., k)``, in the unit of the metric."""
-        return self.death - self.birth
+        return self.death if self.dim == 0 else self.death - self.birth  # vertices are born at 0
 
     def __len__(self) -> int:
         """Number of bars of a single cloud, number of clouds of a batch."""
@@ -101,13 +101,18 @@ class Barcode:
                 'persistence_information needs torch-topological: pip install "simplicial_reg[peers]"'
             ) from error
         if self.mask.ndim > 1:
-            return [self._of_cloud(cloud).persistence_information() for cloud in range(len(self.mask))]
+            return [self[cloud].persistence_information() for cloud in range(len(self.mask))]
         birth_edge = self.birth_edge[:, :1] if self.dim == 0 else self.birth_edge
         pairing = torch.cat([birth_edge, self.death_edge], -1)[self.mask]
         diagram = torch.stack([self.birth, self.death], -1)[self.mask]
         return PersistenceInformation(pairing.cpu().numpy(), diagram, self.dim)
 
-    def _of_cloud(self, cloud: int) -> Barcode:
+    def __getitem__(self, cloud: int) -> Barcode:
+        """The bars of one cloud of a batch, padding included."""
+        if self.mask.ndim == 1:
+            raise TypeError(
+                "these are the bars of a single cloud, not of a batch; index birth, death or persistence instead"
+            )
         return Barcode(
             self.dim,
             self.birth[cloud],
@@ -169,8 +174,7 @@ def rips_barcode(
     points, mask = computable(points, mask, metric)
     with _full_precision(points.device.type):
         distances, length_of = _lengths(points, mask, metric)
-        with torch.no_grad():
-            critical = find_critical_edges(engine, distances, mask, max_dim, float(threshold))
+        critical = find_critical_edges(engine, distances, mask, max_dim, float(threshold))
         rule = _Essential(essential, float(threshold), distances, mask)
         return tuple(_barcode(dim, edges, length_of, rule) for dim, edges in enumerate(critical))
 
@@ -221,13 +225,16 @@ class _Essential:
 
     def enclosing_edge(self) -> Tensor:
         """The edge (..., 1, 2) of length min_i max_j d(i, j), from which on the complex is a cone."""
+        n = self.distances.shape[-1]
         distances = self.distances
-        n = distances.shape[-1]
+        if self.mask is not None:
+            distances = torch.where(self.mask.unsqueeze(-2), distances, -1)
         vertex = torch.arange(n, device=distances.device)
-        edge = torch.maximum(vertex, vertex[:, None]) * n + torch.minimum(vertex, vertex[:, None])
-        # The last edge at every vertex in the total order, then the first of these.
+        # The last edge at every vertex in the total order: among the longest, the one with the largest other end.
         length = distances.amax(-1, keepdim=True)
-        last = torch.where(distances == length, edge, -1).amax(-1)
+        far = torch.where(distances == length, vertex.int(), -1).amax(-1).long()
+        last = torch.maximum(vertex, far) * n + torch.minimum(vertex, far)
+        # The first of these.
         length = length.squeeze(-1)
         if self.mask is not None:
             length = torch.where(self.mask, length, math.inf)

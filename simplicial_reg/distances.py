@@ -21,7 +21,7 @@ from torch import Tensor
 
 from simplicial_reg import _ops
 from simplicial_reg._announce import announced
-from simplicial_reg._checks import check_choice, computable
+from simplicial_reg._checks import check_choice, computable, runs_kernels
 
 __all__ = ["METRICS", "edge_length", "pairwise_distances"]
 
@@ -81,8 +81,7 @@ def pairwise_distances(points: Tensor, metric: str = "euclidean") -> Tensor:
     """
     check_choice("metric", metric, METRICS)
     points, _ = computable(points, None, metric)
-    lengths: Tensor = _ops.pairwise_lengths(METRICS[metric].coordinates(points.detach()), metric)
-    return lengths
+    return _ops.pairwise_lengths(METRICS[metric].coordinates(points.detach()), metric)
 
 
 def edge_length(points: Tensor, edge: Tensor, metric: str = "euclidean") -> Tensor:
@@ -99,6 +98,7 @@ def edge_length(points: Tensor, edge: Tensor, metric: str = "euclidean") -> Tens
     Raises:
         TypeError: for points that are no floating-point tensor.
         ValueError: for an unknown metric or a wrong shape.
+        IndexError: for a vertex that is not there (on the CPU).
 
     Example:
         >>> points = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
@@ -107,11 +107,22 @@ def edge_length(points: Tensor, edge: Tensor, metric: str = "euclidean") -> Tens
     """
     check_choice("metric", metric, METRICS)
     points, _ = computable(points, None, metric)
-    if edge.dtype != torch.int64 or edge.ndim != points.ndim or edge.shape[-1] != 2:
-        raise ValueError(
-            f"edge must be int64 vertex pairs (k, 2), or (B, k, 2) for a batch of points; got {edge.dtype} {tuple(edge.shape)}"
-        )
+    _check_edge(edge, points)
     return length_between(METRICS[metric].coordinates(points), edge, metric)
+
+
+def _check_edge(edge: Tensor, points: Tensor) -> None:
+    fits = edge.ndim == points.ndim and edge.shape[-1] == 2 and edge.shape[:-2] == points.shape[:-2]
+    if edge.dtype != torch.int64 or not fits:
+        raise ValueError(
+            "edge must be int64 vertex pairs (k, 2), or (B, k, 2) for a batch; "
+            f"for points {tuple(points.shape)} got {edge.dtype} {tuple(edge.shape)}"
+        )
+    n = points.shape[-2]
+    if runs_kernels(edge) and edge.numel() and not 0 <= int(edge.min()) <= int(edge.max()) < n:
+        raise IndexError(
+            f"edge must hold vertices from 0 to {n - 1}, there are {n} points; got {edge.min()} to {edge.max()}"
+        )
 
 
 def length_between(coordinates: Tensor, edge: Tensor, metric: str) -> Tensor:
@@ -120,12 +131,12 @@ def length_between(coordinates: Tensor, edge: Tensor, metric: str) -> Tensor:
     if finish is None:
         return 2 * torch.atan2(_norm(coordinates, edge, order, -1), _norm(coordinates, edge, order, 1))
     length: Tensor
-    if order != 2.0 or not _runs_kernels(coordinates):
+    if order != 2.0 or not runs_kernels(coordinates):
         length = _norm(coordinates, edge, order, -1)
     elif coordinates.requires_grad and torch.is_grad_enabled():
         length = _EuclideanLength.apply(coordinates, edge)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     else:
-        length = _kernel_lengths(coordinates, edge)
+        length, _ = _kernel_lengths(coordinates, edge)
     return finish(length)
 
 
@@ -140,55 +151,39 @@ def _norm(coordinates: Tensor, edge: Tensor, order: float, sign: int) -> Tensor:
     return torch.where(zero, 0, norm)
 
 
-def _runs_kernels(coordinates: Tensor) -> bool:
-    """Whether these are plain CPU numbers: not traced by the compiler and not wrapped by a function transform."""
-    return (
-        coordinates.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(coordinates)
-    )
-
-
 class _EuclideanLength(torch.autograd.Function):
     """`_norm` of order 2 by a kernel that never forms the k differences; five times faster forward and backward."""
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, edge: Tensor) -> Tensor:
-        length = _kernel_lengths(points, edge)
-        ctx.save_for_backward(points, edge, length)
+        length, ctx.arrays = _kernel_lengths(points, edge)
+        ctx.save_for_backward(points, edge)
         return length
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         from simplicial_reg import _point_kernels as kernels
 
-        points, edge, length = ctx.saved_tensors
+        points, edge = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: differentiate the plain formula instead
-            plain = _norm(points, edge, 2.0, -1)
-            (out,) = torch.autograd.grad(plain, points, grad, create_graph=True)
+            (out,) = torch.autograd.grad(_norm(points, edge, 2.0, -1), points, grad, create_graph=True)
             return out, None
-        x, e = _batched_arrays(points, edge)
-        out = torch.zeros_like(points, memory_format=torch.contiguous_format)
-        pair = e.shape[:2]
-        grad = grad.detach().contiguous()
-        kernels.add_edge_gradients(
-            x, e, length.detach().numpy().reshape(pair), grad.numpy().reshape(pair), out.numpy().reshape(x.shape)
+        out = points.new_empty(points.shape)
+        x, e, length = ctx.arrays
+        kernels.edge_gradients(
+            x, e, length, grad.contiguous().numpy().reshape(length.shape), out.numpy().reshape(x.shape)
         )
         return out, None
 
 
-def _kernel_lengths(points: Tensor, edge: Tensor) -> Tensor:
+def _kernel_lengths(points: Tensor, edge: Tensor) -> tuple[Tensor, tuple[Any, Any, Any]]:
+    """The lengths, and the arrays (B, n, d), (B, k, 2) and (B, k) that the kernel saw."""
     with announced("edge lengths", points.dtype):
         from simplicial_reg import _point_kernels as kernels
 
-        x, e = _batched_arrays(points, edge)
         length = points.new_empty(edge.shape[:-1])
-        kernels.edge_lengths(x, e, length.numpy().reshape(e.shape[:2]))
-    return length
-
-
-def _batched_arrays(points: Tensor, edge: Tensor) -> tuple[Any, Any]:
-    points, edge = points.detach().contiguous(), edge.contiguous()
-    if points.ndim == 2:
-        points, edge = points.unsqueeze(0), edge.unsqueeze(0)
-    return points.numpy(), edge.numpy()
+        x, e, out = points.detach().contiguous().numpy(), edge.contiguous().numpy(), length.detach().numpy()
+        if x.ndim == 2:
+            x, e, out = x[None], e[None], out[None]
+        kernels.edge_lengths(x, e, out)
+    return length, (x, e, out)

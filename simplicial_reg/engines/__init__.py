@@ -1,8 +1,9 @@
 """Engines find critical edges. ``ENGINES`` is the table of them; `select_engine` tells what ``"auto"`` picks and why.
 
-An engine is a function ``find(distances, mask, max_dim, threshold) -> [CriticalEdges, ...]``, one entry for each
-homology dimension 0..max_dim. ``distances``, (n, n) or (B, n, n), is symmetric with a zero diagonal and without gradient;
-``mask``, (n,) or (B, n), marks the real points, None meaning all. All engines order edges by (length, larger vertex, smaller vertex) and agree to the last tie.
+An engine is a function ``find(distances, mask, max_dim, threshold) -> [CriticalEdges, ...]``, one entry for each homology
+dimension 0..max_dim. ``distances``, (n, n) or (B, n, n), is symmetric with a zero diagonal and without gradient; ``mask``,
+(n,) or (B, n), marks the real points, None meaning all. All engines order edges by (length, larger vertex, smaller vertex)
+and agree to the last tie.
 
 To add one, write a module with such a function and add a line here; the contract test runs over the table.
 """
@@ -10,6 +11,7 @@ To add one, write a module with such a function and add a line here; the contrac
 from __future__ import annotations
 
 import importlib
+import math
 from typing import NamedTuple
 
 import torch
@@ -104,8 +106,13 @@ def find_critical_edges(
     if row.needs is not None:
         _require(engine, row.needs)
     find = row.find
-    if torch.compiler.is_compiling() and not row.traced:
-        find = torch.compiler.disable(find)  # a break in the graph here, instead of one at every NumPy call inside
+    if not row.traced:
+        if math.isfinite(
+            threshold
+        ):  # 0.1 means the float32 nearest to 0.1 where lengths are float32, as torch compares them
+            threshold = distances.new_tensor(threshold).item()
+        if torch.compiler.is_compiling():
+            find = torch.compiler.disable(find)  # a break in the graph here, instead of one at every NumPy call inside
     if row.anywhere or device.type == "cpu":
         return find(distances, mask, max_dim, threshold)
     found = find(distances.cpu(), None if mask is None else mask.cpu(), max_dim, threshold)

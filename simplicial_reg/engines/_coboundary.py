@@ -21,7 +21,8 @@ coboundaries, apparent pairs); Koyama, Mémoli, Robins, Turner 2023, arXiv 2307.
 """
 
 import numpy as np
-from numba import njit
+
+from simplicial_reg._jit import kernel
 
 __all__ = ["loops"]
 
@@ -33,18 +34,18 @@ APEX_BITS = 17
 APEX = (1 << APEX_BITS) - 1
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _ends(edge):
     """An edge (i, j) is held as i << 16 | j: shifts are quicker to undo than a product, and this happens at every step."""
     return np.int64(edge >> np.uint32(16)), np.int64(edge & np.uint32(0xFFFF))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def loops(keys, tree, limit):
     """The degree-1 bars of positive persistence of one cloud, in order of birth, as (k, 4) birth and death vertices.
 
-    ``keys`` is (n, n), non-negative integers ordered like the lengths; ``tree`` (n - 1, 4) is the minimum spanning tree, an edge in its
-    last two columns; edges with keys above ``limit`` are left out. A class that never dies has death vertices -1.
+    ``keys`` is (n, n), non-negative integers ordered like the lengths; ``tree`` (n - 1, 2) is the minimum spanning tree;
+    edges with keys above ``limit`` are left out. A class that never dies has death vertices -1.
     """
     n = keys.shape[0]
     edge = _edges_in_order(keys, limit)
@@ -52,7 +53,7 @@ def loops(keys, tree, limit):
     witness = _witnesses(n, edge, ranks)
     in_tree = np.zeros(edge.shape[0], np.bool_)
     for a in range(tree.shape[0]):
-        rank = ranks[tree[a, 2], tree[a, 3]]
+        rank = ranks[tree[a, 0], tree[a, 1]]
         if rank != ABSENT:
             in_tree[rank] = True
     births, deaths = _reduce(n, edge, ranks, witness, in_tree)
@@ -72,7 +73,7 @@ def loops(keys, tree, limit):
     return bars[:count].copy()
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _edges_in_order(keys, limit):
     """The edges (i > j) with key at most ``limit``, as i << 16 | j, sorted by (key, i, j): a stable radix sort.
 
@@ -131,7 +132,7 @@ def _edges_in_order(keys, limit):
     return edge
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _bit_length(number):
     length = 0
     while number > 0:
@@ -140,7 +141,7 @@ def _bit_length(number):
     return length
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _rank_matrix(n, edge):
     ranks = np.full((n, n), ABSENT, np.int32)
     for rank in range(edge.shape[0]):
@@ -150,7 +151,7 @@ def _rank_matrix(n, edge):
     return ranks
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _witnesses(n, edge, ranks):
     """For each edge a vertex in its lune, or -1 if the lune is empty.
 
@@ -192,7 +193,7 @@ def _witnesses(n, edge, ranks):
     return witness
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _nearest_neighbours(n, edge):
     """The nearest 8 neighbours of each vertex, read off the sorted edges; the vertex itself, which is in no lune, fills up."""
     near = np.empty((n, NEIGHBOURS), np.int32)
@@ -212,7 +213,7 @@ def _nearest_neighbours(n, edge):
     return near
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _in_lune(n, ranks, i, j, rank, start):
     """The first vertex >= start in the lune of the edge (i, j) of the given rank, or -1.
 
@@ -234,7 +235,7 @@ def _in_lune(n, ranks, i, j, rank, start):
     return np.int32(-1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _next_cofacet(n, edge, ranks, witness, e, code):
     """Code of the first cofacet of the edge ``e`` after ``code``."""
     i, j = _ends(edge[e])
@@ -261,7 +262,7 @@ def _next_cofacet(n, edge, ranks, witness, e, code):
     return (np.int64(longest) << APEX_BITS) + (0 if witness[longest] == opposite else opposite + 1)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _reduce(n, edge, ranks, witness, in_tree):
     """Birth and death ranks of all columns, from the last birth to the first; death -1 for a class that never dies."""
     count = edge.shape[0]
@@ -362,7 +363,7 @@ def _reduce(n, edge, ranks, witness, in_tree):
     return births, deaths
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _cancel(here, standing, odd):
     """Keep one copy of the edges that stand at the pivot an odd number of times (coefficients are in Z/2)."""
     for a in range(standing):
@@ -376,7 +377,7 @@ def _cancel(here, standing, odd):
     return kept
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _slot(slot_pivot, pivot):
     """Where ``pivot`` is, or where it would go."""
     mask = slot_pivot.shape[0] - 1
@@ -386,14 +387,14 @@ def _slot(slot_pivot, pivot):
     return slot
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _grown(array):
     larger = np.empty(2 * array.shape[0], array.dtype)
     larger[: array.shape[0]] = array
     return larger
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _push(heap_code, heap_edge, size, code, e):
     at = size
     while at > 0 and heap_code[(at - 1) >> 1] > code:
@@ -405,7 +406,7 @@ def _push(heap_code, heap_edge, size, code, e):
     return size + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _pop(heap_code, heap_edge, size):
     size -= 1
     code = heap_code[size]

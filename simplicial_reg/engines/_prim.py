@@ -8,17 +8,18 @@ Numba compiles this module when it is imported and keeps the result on disk, so 
 """
 
 import numpy as np
-from numba import njit
+
+from simplicial_reg._jit import kernel
 
 __all__ = ["between", "minimum_spanning_tree", "spanning_trees"]
 
 
-@njit(nogil=True, cache=True)
-def spanning_trees(keys, real, out, first, step):
-    """Write the trees of the clouds ``range(first, B, step)`` of ``keys`` (B, n, n) to ``out`` (B, n - 1, 4).
+@kernel
+def spanning_trees(keys, real, birth, death, first, step):
+    """The trees of the clouds ``range(first, B, step)`` of ``keys`` (B, n, n), in the form of H0 bars.
 
-    A row is (child, child, larger, smaller vertex), an edge and the vertex whose bar it ends. ``real`` (B, n) tells which points
-    count, all of them if it has no rows; m of them have m - 1 edges, the rest of ``out`` is left as it is.
+    Writes each edge to ``death`` (B, n - 1, 2), larger vertex first, and the vertex whose bar it ends, twice, to ``birth``.
+    ``real`` (B, n) tells which points count, all of them if it has no rows; m of them have m - 1 edges, the rest stays as it is.
     """
     for cloud in range(first, keys.shape[0], step):
         if real.shape[0] == 0:
@@ -31,13 +32,13 @@ def spanning_trees(keys, real, out, first, step):
                 tree[e, 1] = vertices[tree[e, 1]]
         for e in range(tree.shape[0]):
             child, parent = tree[e]
-            out[cloud, e, 0] = child
-            out[cloud, e, 1] = child
-            out[cloud, e, 2] = max(child, parent)
-            out[cloud, e, 3] = min(child, parent)
+            birth[cloud, e, 0] = child
+            birth[cloud, e, 1] = child
+            death[cloud, e, 0] = max(child, parent)
+            death[cloud, e, 1] = min(child, parent)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def between(keys, vertices):
     """The rows and columns of some vertices."""
     size = vertices.shape[0]
@@ -49,13 +50,13 @@ def between(keys, vertices):
     return part
 
 
-@njit(nogil=True, cache=True, inline="always")
+@kernel(inline="always")
 def _edge_before(u, v, x, y):
     """Whether the edge (u, v) precedes the equally long edge (x, y): by larger vertex, then by smaller vertex."""
     return max(u, v) < max(x, y) or (max(u, v) == max(x, y) and min(u, v) < min(x, y))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def minimum_spanning_tree(keys):
     """The edges of the minimum spanning tree as ``(child, parent)``, sorted by (length, larger, smaller vertex).
 
@@ -102,7 +103,7 @@ def minimum_spanning_tree(keys):
     return _sorted_edges(tree, length)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _sorted_edges(tree, length):
     """Sort by length, then settle ties by the vertices; insertion only ever moves an edge within its run of ties."""
     order = np.argsort(length)

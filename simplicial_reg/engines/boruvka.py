@@ -26,61 +26,56 @@ def find(distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float)
     *leading, n, _ = distances.shape
     distances = distances.reshape(-1, n, n)
     real = None if mask is None else mask.reshape(-1, n)
-    return [from_tree(_trees(distances, real).reshape(*leading, n - 1, 4), mask)]
+    birth, death = (edges.reshape(*leading, n - 1, 2) for edges in _trees(distances, real))
+    return [from_tree(birth, death, mask)]
 
 
-def _trees(distances: Tensor, mask: Tensor | None) -> Tensor:
-    """The trees (B, n - 1, 4) as rows (child, child, larger, smaller vertex), sorted by (length, larger, smaller vertex)."""
+def _trees(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Birth and death edges (B, n - 1, 2), sorted by (length, larger, smaller vertex)."""
     clouds, n, _ = distances.shape
     if n == 1:
-        return torch.zeros((clouds, 0, 4), dtype=torch.int64, device=distances.device)
-    keys, larger, smaller = _edge_keys(distances)
+        none = torch.zeros((clouds, 0, 2), dtype=torch.int64, device=distances.device)
+        return none, none
+    keys, table = _edge_keys(distances)
     pair = torch.eye(n, dtype=torch.bool, device=distances.device)
     if mask is not None:
         pair = pair | ~(mask.unsqueeze(-1) & mask.unsqueeze(-2))
     keys = torch.where(pair, NO_EDGE, keys)
-    chosen = _tree_keys(keys, larger, smaller).sort(-1).values[:, :-1]
+    chosen = _tree_keys(keys, table).sort(-1).values[:, :-1]
     root = torch.zeros_like(chosen[:, :1]) if mask is None else mask.to(torch.int8).argmax(-1, keepdim=True)
-    return _hang(larger(chosen), smaller(chosen), chosen != NO_EDGE, root, n)
+    u, v = _ends(chosen, table, n)
+    child = _farther(u, v, chosen != NO_EDGE, root, n)
+    return torch.stack([child, child], -1), torch.stack([u, v], -1)
 
 
-class _Decode:
-    """The larger or smaller vertex of an edge, from its key; (0, 0) for no edge."""
+def _edge_keys(distances: Tensor) -> tuple[Tensor, Tensor | None]:
+    """One integer per edge, (B, n, n), ordered like (length, larger vertex, smaller vertex), and what `_ends` needs.
 
-    def __init__(self, table: Tensor | None, n: int, larger: bool) -> None:
-        self.table, self.n, self.larger = table, n, larger
-
-    def __call__(self, key: Tensor) -> Tensor:
-        key = torch.where(key == NO_EDGE, 0, key)
-        if self.table is None:
-            code = key & 0xFFFFFFFF
-        else:
-            code = self.table.gather(-1, key.flatten(1)).view_as(key)
-        return code // self.n if self.larger else code % self.n
-
-
-def _edge_keys(distances: Tensor) -> tuple[Tensor, _Decode, _Decode]:
-    """One integer per edge, (B, n, n), ordered like (length, larger vertex, smaller vertex), and its way back to the vertices.
-
-    A float32 length and the edge fit into 64 bits side by side. A float64 length does not: its key is the rank of the edge.
+    A float32 length and the edge fit into 64 bits side by side. A float64 length does not: its key is the rank of the edge,
+    and the table (B, n (n - 1) / 2) leads from ranks to edges. The diagonal holds nonsense, which the caller covers.
     """
     n = distances.shape[-1]
     vertex = torch.arange(n, device=distances.device)
-    code = torch.maximum(vertex, vertex[:, None]) * n + torch.minimum(vertex, vertex[:, None])
-    if distances.dtype == torch.float32:
-        keys = distances.view(torch.int32).to(torch.int64) << 32 | code
-        return keys, _Decode(None, n, True), _Decode(None, n, False)
+    edge = torch.maximum(vertex, vertex[:, None]) * n + torch.minimum(vertex, vertex[:, None])
+    if distances.dtype == torch.float32 and n < 1 << 16:
+        return distances.view(torch.int32).to(torch.int64) << 32 | edge, None
     i, j = torch.tril_indices(n, n, offset=-1, device=distances.device)
+    number = torch.arange(len(i), device=distances.device)
     order = distances[:, i, j].argsort(dim=-1, stable=True)
-    rank = torch.empty_like(order).scatter(-1, order, torch.arange(len(i), device=order.device).expand_as(order))
-    where = torch.zeros_like(code)
-    where[i, j] = where[j, i] = torch.arange(len(i), device=order.device)
-    keys = rank[:, where]  # the diagonal holds nonsense, which the caller covers
-    table = code[i, j][order]
-    return keys, _Decode(table, n, True), _Decode(table, n, False)
+    rank = torch.empty_like(order).scatter(-1, order, number.expand_as(order))
+    place = torch.zeros_like(edge)
+    place[i, j] = place[j, i] = number
+    return rank[:, place], edge[i, j][order]
 
 
-def _tree_keys(keys: Tensor, larger: _Decode, smaller: _Decode) -> Tensor:
+def _ends(key: Tensor, table: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
+    """The larger and the smaller vertex of the edges (B, k) with these keys; (0, 0) for NO_EDGE."""
+    key = torch.where(key == NO_EDGE, 0, key)
+    edge = key & 0xFFFFFFFF if table is None else table.gather(-1, key)
+    return edge // n, edge % n
+
+
+def _tree_keys(keys: Tensor, table: Tensor | None) -> Tensor:
     """The keys of the tree's edges (B, n), in no order, with NO_EDGE in the remaining places."""
     clouds, n, _ = keys.shape
     label = torch.arange(n, device=keys.device).expand(clouds, n)
@@ -90,7 +85,7 @@ def _tree_keys(keys: Tensor, larger: _Decode, smaller: _Decode) -> Tensor:
     while components > 1:
         outgoing = torch.where(label.unsqueeze(-1) == label.unsqueeze(-2), NO_EDGE, keys).amin(-1)
         shortest = torch.full_like(chosen, NO_EDGE).scatter_reduce(-1, label, outgoing, "amin")
-        one_end, other_end = label.gather(-1, larger(shortest)), label.gather(-1, smaller(shortest))
+        one_end, other_end = (label.gather(-1, end) for end in _ends(shortest, table, n))
         hook = torch.where(one_end == vertex, other_end, one_end)
         hook = torch.where(
             shortest == NO_EDGE, vertex, hook
@@ -104,8 +99,8 @@ def _tree_keys(keys: Tensor, larger: _Decode, smaller: _Decode) -> Tensor:
     return chosen
 
 
-def _hang(u: Tensor, v: Tensor, real: Tensor, root: Tensor, n: int) -> Tensor:
-    """The edges (u, v), (B, k), as rows (child, child, u, v) of the tree that hangs from ``root`` (B, 1).
+def _farther(u: Tensor, v: Tensor, real: Tensor, root: Tensor, n: int) -> Tensor:
+    """Which end of each tree edge (u, v), (B, k), is farther from ``root`` (B, 1), counted along the tree.
 
     Walk around the tree from the root: an edge leads away from the root the first time it is walked. The walk is a linked list of the
     2 k directed edges; list ranking by pointer doubling finds their order.
@@ -130,5 +125,4 @@ def _hang(u: Tensor, v: Tensor, real: Tensor, root: Tensor, n: int) -> Tensor:
         to_go = to_go + to_go.gather(-1, succ)
         succ = succ.gather(-1, succ)
     away = to_go[..., :k] > to_go[..., k:]  # u -> v is walked before v -> u
-    child = torch.where(away, v, u)
-    return torch.stack([child, child, u, v], -1)
+    return torch.where(away, v, u)

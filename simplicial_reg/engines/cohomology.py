@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,23 @@ from simplicial_reg.engines.spanning_tree import from_tree
 
 __all__ = ["find", "one_result"]
 
-LARGEST = {4: 0x7FFFFFFF, 8: 0x7FFFFFFFFFFFFFFF}  # integer of that many bytes
 LARGEST_CLOUD = 65_535  # vertices are held in 16 bits, ranks of edges in 31
 
 
 def find(distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float) -> list[CriticalEdges]:
     """See `ENGINES`."""
     n = distances.shape[-1]
-    if n > LARGEST_CLOUD:
+    if max_dim > 0 and n > LARGEST_CLOUD:
         raise ValueError(f"points must be at most {LARGEST_CLOUD} per cloud for H1; got {n}; take a sample")
-    tree = _ops.spanning_tree(distances, mask)
+    birth, death = _ops.spanning_tree(distances, mask)
+    components = from_tree(birth, death, mask)
     if max_dim == 0:
-        return [from_tree(tree, mask)]
-    keys = distances.contiguous().numpy().view(_ops.INTEGERS[distances.dtype]).reshape(-1, n, n)
+        return [components]
+    lengths = distances.contiguous().numpy().reshape(-1, n, n)
+    keys = lengths.view(_ops.INTEGERS[distances.dtype])
     clouds = len(keys)
-    trees = tree.numpy().reshape(clouds, n - 1, 4)
-    limit = _key_below(threshold, keys.dtype, distances.dtype)
+    trees = death.numpy().reshape(clouds, n - 1, 2)
+    limit = np.array(threshold, lengths.dtype).view(keys.dtype)[()]
     real = None if mask is None else _ops.real_points(mask)
     bars: list[Any] = [None] * clouds
 
@@ -50,26 +50,19 @@ def find(distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float)
 
     with announced("persistent cohomology", distances.dtype):
         share_work(work, clouds, 100 * clouds * n * n)
-    return [from_tree(tree, mask), one_result(bars, distances.ndim == 2)]
-
-
-def _key_below(threshold: float, integer: Any, dtype: torch.dtype) -> Any:
-    """The integer of the largest length that does not exceed the threshold."""
-    if math.isinf(threshold):
-        return integer.type(LARGEST[integer.itemsize])
-    rounded = torch.tensor(threshold, dtype=dtype).numpy()
-    if rounded > threshold:
-        rounded = np.nextafter(rounded, rounded.dtype.type(0))
-    return rounded.view(integer)[()]
+    return [components, one_result(bars, distances.ndim == 2)]
 
 
 def one_result(bars: list[Any], single: bool) -> CriticalEdges:
     """The (k_i, 4) birth and death edges of each cloud as one padded batch, or those of a single cloud without a batch dimension."""
     if single:
-        birth, death = torch.from_numpy(bars[0]).split(2, -1)
-        return CriticalEdges(birth, death, torch.ones(len(bars[0]), dtype=torch.bool))
-    count = torch.tensor([len(found) for found in bars])
-    edges = torch.zeros((len(bars), int(count.max()), 4), dtype=torch.int64)
+        birth, death = torch.from_numpy(bars[0]).chunk(2, -1)
+        return CriticalEdges(birth, death, birth.new_ones(len(birth), dtype=torch.bool))
+    longest = max(len(found) for found in bars)
+    edges = np.zeros((len(bars), longest, 4), np.int64)
+    real = np.zeros((len(bars), longest), np.bool_)
     for cloud, found in enumerate(bars):
-        edges[cloud, : len(found)] = torch.from_numpy(found)
-    return CriticalEdges(edges[..., :2], edges[..., 2:], torch.arange(edges.shape[1]) < count.unsqueeze(-1))
+        edges[cloud, : len(found)] = found
+        real[cloud, : len(found)] = True
+    birth, death = torch.from_numpy(edges).chunk(2, -1)
+    return CriticalEdges(birth, death, torch.from_numpy(real))

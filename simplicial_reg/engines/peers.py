@@ -112,7 +112,9 @@ def _torch_topological(ranks: Any, max_dim: int, highest: int) -> Iterator[tuple
     from torch_topological.nn import VietorisRipsComplex
 
     find = VietorisRipsComplex(dim=max_dim, threshold=float(highest), keep_infinite_features=True)
-    for information in find(torch.from_numpy(ranks), treat_as_distances=True):
+    with torch.device("cpu"):  # it makes tensors on the default device, which may be another
+        found = find(torch.from_numpy(ranks), treat_as_distances=True)
+    for information in found:
         for birth, death in information.diagram.tolist():
             if information.dimension > 0 or math.isfinite(death):
                 yield information.dimension, birth, death

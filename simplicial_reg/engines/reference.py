@@ -107,6 +107,6 @@ def each_cloud(
     for tree in found:  # dimension 0 has n - 1 rows, however many points are real
         tree[0] = np.pad(tree[0], ((0, n - 1 - len(tree[0])), (0, 0)))
     batch = [one_result([by_dim[dim] for by_dim in found], distances.ndim == 2) for dim in range(max_dim + 1)]
-    count = torch.from_numpy(real.sum(1, keepdims=True) - 1)
-    batch[0] = batch[0]._replace(real=(torch.arange(n - 1) < count).reshape(batch[0].real.shape))
+    finite = torch.from_numpy(np.arange(n - 1) < real.sum(1, keepdims=True) - 1)
+    batch[0] = batch[0]._replace(real=finite.reshape(batch[0].real.shape))
     return batch

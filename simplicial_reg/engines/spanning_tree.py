@@ -17,13 +17,13 @@ __all__ = ["find", "from_tree"]
 
 def find(distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float) -> list[CriticalEdges]:
     """See `ENGINES`."""
-    return [from_tree(_ops.spanning_tree(distances, mask), mask)]
+    birth, death = _ops.spanning_tree(distances, mask)
+    return [from_tree(birth, death, mask)]
 
 
-def from_tree(tree: Tensor, mask: Tensor | None) -> CriticalEdges:
-    """Bars from the rows (child, child, larger, smaller vertex) of a tree, ``(..., n - 1, 4)``, the real ones first."""
-    birth, death = tree.split(2, -1)
+def from_tree(birth: Tensor, death: Tensor, mask: Tensor | None) -> CriticalEdges:
+    """The bars of a tree's edges ``(..., n - 1, 2)``, the real ones first."""
     if mask is None:
-        return CriticalEdges(birth, death, torch.ones(tree.shape[:-1], dtype=torch.bool, device=tree.device))
+        return CriticalEdges(birth, death, torch.ones(death.shape[:-1], dtype=torch.bool, device=death.device))
     bars = mask.sum(-1, keepdim=True) - 1
-    return CriticalEdges(birth, death, torch.arange(tree.shape[-2], device=tree.device) < bars)
+    return CriticalEdges(birth, death, torch.arange(death.shape[-2], device=death.device) < bars)

@@ -1,0 +1,56 @@
+"""The extra memory of H1 is a constant number of bytes per entry of the distance matrix, whatever n is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import torch
+
+from benchmarks._measure import report
+
+NAME = "h1_memory_is_quadratic"
+# A process of its own for each size: the peak of a process never falls again. The small cloud first loads the kernels.
+PROBE = """
+import math, resource, torch
+torch.set_num_threads(1)
+from simplicial_reg import ENGINES, pairwise_distances
+n, d = {n}, {d}
+find = ENGINES["{engine}"].find
+find(pairwise_distances(torch.randn(64, d)).unsqueeze(0), None, 1, math.inf)
+distances = pairwise_distances(torch.randn(n, d, generator=torch.Generator().manual_seed(0))).unsqueeze(0)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+find(distances, None, 1, math.inf)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows, data = [], []
+    for n in (512, 1024, 2048, 4096):
+        for d in (768, 3):
+            extra = int(
+                subprocess.run(
+                    [sys.executable, "-c", PROBE.format(n=n, d=d, engine="cohomology")],
+                    check=True,
+                    capture_output=True,
+                    text=True,
+                ).stdout
+            )
+            rows.append([str(n), str(d), f"{extra / 2**20:.0f}", f"{extra / n**2:.1f}"])
+            data.append({"n": n, "d": d, "extra bytes": extra, "bytes per entry": extra / n**2})
+            if extra > 40 * n**2 and n >= 1024:
+                raise AssertionError(f"n = {n}, d = {d}: {extra / n**2:.1f} bytes per entry of the distance matrix")
+    report(
+        NAME,
+        "Peak extra memory of H0 and H1, beyond the float32 distance matrix",
+        ["n", "d", "MiB", "bytes per entry of the matrix"],
+        rows,
+        "Growth of the process's peak resident memory during the call; the matrix itself is 4 bytes per entry.",
+        data,
+    )
+
+
+if __name__ == "__main__":
+    main()

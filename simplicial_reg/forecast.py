@@ -1,0 +1,150 @@
+"""What a barcode will cost, before it is computed: memory from what the engines were seen to use, time from smaller samples.
+
+The memory of an engine is so many bytes for each pair of points and each simplex it stores, measured as the growth of the process. The
+time for n points is extrapolated from the same computation on n/8 and n/4 random ones, which costs some percent; their ratio gives the
+exponent of n.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from simplicial_reg._checks import HALF
+from simplicial_reg.engines import ENGINES, Choice, select_engine
+
+__all__ = ["Options", "available_memory", "check_memory", "chosen_engine", "expected_seconds", "needed_memory"]
+
+
+class Options(NamedTuple):
+    """The arguments of `rips_barcode` that decide what it costs."""
+
+    max_dim: int
+    metric: str
+    threshold: float
+    essential: str
+    engine: str
+
+
+def chosen_engine(options: Options, n: int) -> Choice:
+    """The engine that runs, and why."""
+    if options.engine == "auto":
+        return select_engine(options.max_dim, "cpu", n)
+    highest = ENGINES[options.engine].max_dim
+    if highest is not None and options.max_dim > highest:
+        raise ValueError(
+            f"--engine {options.engine} computes homology up to dimension {highest}; use --max-dim {highest} or --engine auto"
+        )
+    return Choice(options.engine, "asked for by --engine")
+
+
+class Appetite(NamedTuple):
+    """Bytes an engine takes besides the distances: for each pair of points in (n, n), and for each simplex it stores."""
+
+    pair: int
+    simplex: int
+
+
+# Largest growth of the process, rounded up: n = 60 (reference), 250 (gudhi), 1500-4000 (others); d = 2, 8, 768; both precisions.
+APPETITES = {
+    "reference": Appetite(16, 320),
+    "spanning-tree": Appetite(0, 0),
+    "boruvka": Appetite(50, 0),
+    "cohomology": Appetite(16, 0),
+    "gudhi": Appetite(60, 64),
+    "ripser": Appetite(62, 0),
+    "torch-topological": Appetite(78, 0),
+}
+ENCLOSING_RADIUS = 27  # bytes for each pair
+
+
+def needed_memory(options: Options, engine: str, n: int, dtype: torch.dtype) -> int:
+    """A forecast of the bytes that the barcode of ``n`` points takes: a lower bound for ripser and torch-topological."""
+    appetite = APPETITES[engine]
+    distances = 4 if dtype in HALF else dtype.itemsize
+    pair = max(appetite.pair, ENCLOSING_RADIUS if options.essential == "enclosing_radius" else 0)
+    # Below a threshold there are fewer simplices, and how many is not known before.
+    simplices = sum(math.comb(n, k + 1) for k in range(options.max_dim + 2)) if math.isinf(options.threshold) else 0
+    return n * n * (distances + pair) + simplices * appetite.simplex
+
+
+def check_memory(options: Options, engine: str, n: int, dtype: torch.dtype, available: int | None) -> None:
+    """Refuse a computation that does not fit, and say which sample would."""
+    needed = needed_memory(options, engine, n, dtype)
+    if available is None or needed <= available:
+        return
+    fits = _largest(lambda m: needed_memory(options, engine, m, dtype) <= 0.8 * available, n)
+    only_h0 = options._replace(max_dim=0, engine="auto")
+    lower = options.max_dim > 0 and needed_memory(only_h0, chosen_engine(only_h0, n).engine, n, dtype) <= available
+    raise ValueError(
+        f"H{options.max_dim} of {n} points needs about {_bytes(needed)} of memory with the engine {engine} and "
+        f"{_bytes(available)} are available; use --sample {fits}" + (" or --max-dim 0" if lower else "")
+    )
+
+
+def _largest(fits: Callable[[int], bool], n: int) -> int:
+    """The largest m < n that fits, rounded down to two digits; at least 1."""
+    low, high = 1, n
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    unit: int = 10 ** max(len(str(low)) - 2, 0)
+    return low // unit * unit
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count < 1e11 else f"{count / 1e9:,.0f} GB"
+
+
+def available_memory() -> int | None:
+    """Bytes that can be taken without swapping, and within the container's limit if there is one; None if nobody says."""
+    limits = [limit for limit in (_from_meminfo(), _from_control_group()) if limit is not None]
+    return min(limits, default=None)
+
+
+def _from_meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        pass
+    try:  # not Linux: what is built in, for want of better
+        return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _from_control_group(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    try:
+        limit = int((folder / "memory.max").read_text())  # "max" if there is none
+        used = int((folder / "memory.current").read_text())
+        statistics = (folder / "memory.stat").read_text().splitlines()
+        cache = next(int(line.split()[1]) for line in statistics if line.startswith("inactive_file "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+    return limit - used + cache  # cached files make room when asked
+
+
+LONG = 2.0  # seconds that pass without a word
+WORTH_TIMING = 64  # points; smaller subsets than an eighth of these take no measurable time
+
+
+def expected_seconds(timed: Callable[[int], float], n: int, max_dim: int) -> float | None:
+    """Extrapolate the time for ``n`` points from ``timed(n/8)`` and ``timed(n/4)``; None if it is short or cannot be told.
+
+    The exponent of n is what the two times say, but at least that of the distances, 2, and at most that of the simplices, max_dim + 2.
+    """
+    if n < WORTH_TIMING:
+        return None
+    eighth = timed(n // 8)
+    if eighth * 8 ** (max_dim + 2) < LONG:
+        return None
+    quarter = timed(n // 4)
+    exponent = min(max(math.log2(max(quarter, 1e-9) / max(eighth, 1e-9)), 2.0), max_dim + 2.0)
+    seconds = quarter * 4**exponent
+    return seconds if seconds >= LONG else None
