@@ -35,7 +35,8 @@ DIAGONAL = 1e-2
 
 # The bits of a non-negative float, read as a signed integer, order as the float does.
 INTEGERS: dict[torch.dtype, Any] = {torch.float32: np.dtype(np.int32), torch.float64: np.dtype(np.int64)}
-_INFINITY = {torch.float32: 0x7F800000, torch.float64: 0x7FF0000000000000}
+# The bits of 2**48 and 2**400: squares of smaller numbers do not overflow, not even the sum of billions.
+_OVERFLOWING = {torch.float32: (127 + 48) << 23, torch.float64: (1023 + 400) << 52}
 _ALL_REAL = np.empty((0, 0), np.bool_)
 
 
@@ -48,25 +49,28 @@ def _pairwise_lengths_cpu(coordinates: Tensor, metric: str) -> Tensor:
 
         points, lengths = coordinates.contiguous().numpy().reshape(-1, n, d), out.numpy().reshape(-1, n, n)
         clouds = len(points)
-        infinity = _INFINITY[dtype]
-        largest = kernels.largest_magnitude(points.view(INTEGERS[dtype]).reshape(-1))
-        if largest >= infinity:
-            _complain_about_values(coordinates)
         kernel: Any = kernels.KERNELS[metric]
         share_work(lambda first, step: kernel(points, lengths, first, step), clouds * n, clouds * n * n * d)
-    # Squares overflow at half the largest exponent, sums of many a little earlier; only then is it worth looking at the result.
-    if largest > infinity // 16 * 11 and not out.isfinite().all():
-        raise ValueError(f"points are too large: distances overflow {dtype}; rescale them or use float64")
+        # NaN and infinity show in the points, and of two points or more in the lengths too (but not in a maximum of
+        # differences, which may pass over NaN): look where there is less to read.
+        read = lengths if 1 < n < d and metric != "chebyshev" else points
+        largest = kernels.largest_magnitude(read.view(INTEGERS[dtype]).reshape(-1))
+    if largest >= _OVERFLOWING[dtype]:
+        _complain_about_values(coordinates, out)
     return out
 
 
-def _complain_about_values(points: Tensor) -> None:
+def _complain_about_values(points: Tensor, lengths: Tensor) -> None:
+    """Raise if a point or a length is not finite."""
     wrong = ~points.isfinite().all(-1)
-    *cloud, row = wrong.nonzero()[0].tolist()
-    where = f"point {row}" + "".join(f" of cloud {at}" for at in cloud)
-    raise ValueError(
-        f"points must be finite: {where} holds NaN or infinity ({int(wrong.sum())} such in all); remove these points or mask them out"
-    )
+    if wrong.any():
+        *cloud, row = wrong.nonzero()[0].tolist()
+        where = f"point {row}" + "".join(f" of cloud {at}" for at in cloud)
+        raise ValueError(
+            f"points must be finite: {where} holds NaN or infinity ({int(wrong.sum())} such in all); remove these points or mask them out"
+        )
+    if not lengths.isfinite().all():
+        raise ValueError(f"points are too large: distances overflow {points.dtype}; rescale them or use float64")
 
 
 def _pairwise_lengths(coordinates: Tensor, metric: str) -> Tensor:

@@ -89,11 +89,16 @@ def minimum_spanning_tree(keys):
         shortest = best[0]
         for v in range(n):
             shortest = min(shortest, best[v])
-        child = -1
+        child = np.int32(n)
+        candidates = 0
         for v in range(n):
-            if best[v] == shortest and in_tree[v] == 0:
-                if child < 0 or _edge_before(parent[v], v, parent[child], child):
-                    child = v
+            nearest = best[v] == shortest  # never in the tree, where best is top: all lengths are less
+            child = min(child, np.int32(v) if nearest else np.int32(n))
+            candidates += 1 if nearest else 0
+        if candidates > 1:
+            for v in range(child + 1, n):
+                if best[v] == shortest and _edge_before(parent[v], v, parent[child], child):
+                    child = np.int32(v)
         tree[step, 0] = child
         tree[step, 1] = parent[child]
         length[step] = shortest
