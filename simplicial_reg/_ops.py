@@ -4,7 +4,7 @@ As operators (and not plain functions) they keep ``torch.compile(fullgraph=True)
 ``torch.func.vmap`` and ``grad``. On the CPU they run Numba kernels; the generic versions use torch operations only.
 
     pairwise_lengths(coordinates (..., n, d), metric) -> (..., n, n)
-    symmetrized(distances (..., n, n), mask (..., n) or None, argument) -> (..., n, n)
+    symmetrized(distances (..., n, n), argument) -> (..., n, n)
     spanning_tree(distances (..., n, n), mask (..., n) or None) -> birth_edge, death_edge, both (..., n - 1, 2)
 """
 
@@ -24,7 +24,7 @@ __all__ = ["INTEGERS", "pairwise_lengths", "real_points", "spanning_tree", "symm
 
 _library = torch.library.Library("simplicial_reg", "DEF")
 _library.define("pairwise_lengths(Tensor coordinates, str metric) -> Tensor")
-_library.define("symmetrized(Tensor distances, Tensor? mask, str argument) -> Tensor")
+_library.define("symmetrized(Tensor distances, str argument) -> Tensor")
 _library.define("spanning_tree(Tensor distances, Tensor? mask) -> (Tensor, Tensor)")
 
 # Rounding allowed in distances that a user computed: relative to the largest, five times what torch.cdist does to a symmetric
@@ -35,6 +35,7 @@ DIAGONAL = 1e-2
 
 # The bits of a non-negative float, read as a signed integer, order as the float does.
 INTEGERS: dict[torch.dtype, Any] = {torch.float32: np.dtype(np.int32), torch.float64: np.dtype(np.int64)}
+_INFINITY = {torch.float32: 0xFF << 23, torch.float64: 0x7FF << 52}
 # The bits of 2**48 and 2**400: squares of smaller numbers do not overflow, not even the sum of billions.
 _OVERFLOWING = {torch.float32: (127 + 48) << 23, torch.float64: (1023 + 400) << 52}
 _ALL_REAL = np.empty((0, 0), np.bool_)
@@ -86,46 +87,52 @@ def _cdist(x: Tensor, y: Tensor, order: float = 2.0) -> Tensor:
     return torch.cdist(x, y, p=order, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def _symmetrized_cpu(distances: Tensor, mask: Tensor | None, argument: str) -> Tensor:
+def _symmetrized_cpu(distances: Tensor, argument: str) -> Tensor:
     n = distances.shape[-1]
     out = torch.empty_like(distances, memory_format=torch.contiguous_format)
     with announced("check of distances", distances.dtype):
         from simplicial_reg import _point_kernels as kernels
 
         matrices = distances.contiguous().numpy().reshape(-1, n, n)
-        real = np.ones(matrices.shape[:2], np.bool_) if mask is None else real_points(mask)
-        for matrix, points, mended in zip(matrices, real, out.numpy().reshape(-1, n, n), strict=True):
-            _complain_about_distances(argument, *kernels.symmetrize(matrix, points, mended))
+        bits = matrices.view(INTEGERS[distances.dtype])
+        smallest, largest = kernels.smallest_and_largest(bits.reshape(-1))
+        if smallest < 0 or largest >= _INFINITY[distances.dtype]:
+            matrices = _without_negative_zeros(matrices, argument)
+        for matrix, mended in zip(matrices, out.numpy().reshape(-1, n, n), strict=True):
+            scale = matrix.max()
+            if kernels.symmetrize(matrix, mended, ASYMMETRY * scale):
+                raise ValueError(
+                    f"{argument} must be symmetric distances; d(i, j) and d(j, i) differ by up to "
+                    f"{abs(matrix - matrix.T).max():g}; use (distances + distances.mT) / 2"
+                )
+            if matrix.diagonal().max() > DIAGONAL * scale:
+                raise ValueError(
+                    f"{argument} must have zeros on the diagonal (a vertex is born at 0); got {matrix.diagonal().max():g}; "
+                    "turn similarities s into distances first (1 - s)"
+                )
     return out
 
 
-def _complain_about_distances(
-    argument: str, largest: float, smallest: float, asymmetry: float, diagonal: float, finite: bool
-) -> None:
-    if not finite:
+def _without_negative_zeros(matrices: Any, argument: str) -> Any:
+    """The matrices with 0.0 for -0.0, whose bits do not order as its value does; raise if anything else is wrong with the values.
+
+    On the diagonal only the magnitude counts, which the caller looks at.
+    """
+    if not np.isfinite(matrices).all():
         raise ValueError(f"{argument} must be finite distances; got NaN or infinity; use threshold to leave edges out")
-    if smallest < 0:
+    matrices = matrices + 0.0
+    diagonal = np.einsum("bii->bi", matrices)  # a view
+    np.abs(diagonal, out=diagonal)
+    if matrices.min() < 0:
         raise ValueError(
-            f"{argument} must be non-negative distances; got {smallest:g}; turn similarities s into distances first (1 - s)"
+            f"{argument} must be non-negative distances; got {matrices.min():g}; turn similarities s into distances first (1 - s)"
         )
-    if asymmetry > ASYMMETRY * largest:
-        raise ValueError(
-            f"{argument} must be symmetric distances; d(i, j) and d(j, i) differ by up to {asymmetry:g}; "
-            "use (distances + distances.mT) / 2"
-        )
-    if diagonal > DIAGONAL * largest:
-        raise ValueError(
-            f"{argument} must have zeros on the diagonal (a vertex is born at 0); got {diagonal:g}; "
-            "turn similarities s into distances first (1 - s)"
-        )
+    return matrices
 
 
-def _symmetrized(distances: Tensor, mask: Tensor | None, argument: str) -> Tensor:
-    mean = (distances + distances.mT) / 2 + 0.0
-    off_diagonal = ~torch.eye(mean.shape[-1], dtype=torch.bool, device=mean.device)
-    if mask is not None:
-        off_diagonal = off_diagonal & mask.unsqueeze(-1) & mask.unsqueeze(-2)
-    return torch.where(off_diagonal, mean, 0)
+def _symmetrized(distances: Tensor, argument: str) -> Tensor:
+    mean = distances + (distances.mT - distances) / 2 + 0.0
+    return torch.where(torch.eye(mean.shape[-1], dtype=torch.bool, device=mean.device), 0, mean)
 
 
 def real_points(mask: Tensor) -> Any:
@@ -166,7 +173,7 @@ def _pairwise_lengths_fake(coordinates: Tensor, metric: str) -> Tensor:
 
 
 @torch.library.register_fake("simplicial_reg::symmetrized", lib=_library)
-def _symmetrized_fake(distances: Tensor, mask: Tensor | None, argument: str) -> Tensor:
+def _symmetrized_fake(distances: Tensor, argument: str) -> Tensor:
     return torch.empty_like(distances, memory_format=torch.contiguous_format)
 
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from simplicial_reg._jit import kernel
 
-__all__ = ["KERNELS", "edge_gradients", "edge_lengths", "largest_magnitude", "symmetrize"]
+__all__ = ["KERNELS", "edge_gradients", "edge_lengths", "largest_magnitude", "smallest_and_largest", "symmetrize"]
 
 # Sums may be reordered and contracted so that they vectorise; NaN and infinity keep their meaning.
 REORDER = {"reassoc", "contract", "nsz"}
 FEW = 16  # coordinates
+TILE = 32  # rows and columns of a matrix that stay in cache
 ROWS = 16  # rows of the distance matrix in one unit of work
 
 
@@ -200,32 +201,44 @@ KERNELS = {
 
 
 @kernel
-def symmetrize(distances, real, out):
-    """Write the mean of both triangles of (n, n) ``distances`` between real vertices to ``out``, zero elsewhere.
+def smallest_and_largest(bits):
+    """The extremes of an array of floats given as signed integers: a sign bit makes negative, infinity and NaN are the largest."""
+    smallest = largest = bits[0]
+    for a in range(bits.shape[0]):
+        smallest = min(smallest, bits[a])
+        largest = max(largest, bits[a])
+    return smallest, largest
 
-    Returns (largest length, smallest entry, largest asymmetry, largest diagonal magnitude, whether all are finite).
+
+@kernel
+def symmetrize(distances, out, tolerance):
+    """Write the mean of both triangles of (n, n) ``distances`` to both of ``out``, and a zero diagonal.
+
+    Returns how many pairs of entries differ by more than the tolerance.
     """
     n = distances.shape[0]
-    largest = smallest = asymmetry = diagonal = 0.0
-    finite = True
+    uneven = 0
+    transposed = np.empty((TILE, TILE), distances.dtype)
+    for top in range(0, n, TILE):
+        for left in range(0, top + 1, TILE):
+            rows = min(TILE, n - top)
+            columns = min(TILE, n - left)
+            for j in range(columns):
+                for i in range(rows):
+                    transposed[i, j] = distances[left + j, top + i]
+            for i in range(rows):
+                there = distances[top + i, left : left + columns]
+                back = transposed[i, :columns]
+                for j in range(columns):
+                    uneven += 1 if abs(there[j] - back[j]) > tolerance else 0
+                    back[j] = there[j] + (back[j] - there[j]) / 2
+                out[top + i, left : left + columns] = back
+            for j in range(columns):
+                for i in range(rows):
+                    out[left + j, top + i] = transposed[i, j]
     for i in range(n):
         out[i, i] = 0
-        if real[i]:
-            diagonal = max(diagonal, abs(distances[i, i]))
-            finite &= math.isfinite(distances[i, i])
-        for j in range(i):
-            if real[i] and real[j]:
-                a = distances[i, j]
-                b = distances[j, i]
-                finite &= math.isfinite(a) and math.isfinite(b)
-                largest = max(largest, a, b)
-                smallest = min(smallest, a, b)
-                asymmetry = max(asymmetry, abs(a - b))
-                out[i, j] = (a + b) / 2 + 0.0  # + 0.0 turns -0.0 into 0.0, whose bits order as its value does
-            else:
-                out[i, j] = 0
-            out[j, i] = out[i, j]
-    return largest, smallest, asymmetry, diagonal, finite
+    return uneven
 
 
 @kernel(fastmath=REORDER)

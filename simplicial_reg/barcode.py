@@ -196,7 +196,9 @@ def _lengths(points: Tensor, mask: Tensor | None, metric: Metric) -> tuple[Tenso
         _check_callable(distances, points)
     argument = "metric(points)" if callable(metric) else "points"
     matrix = distances if distances.dtype in (torch.float32, torch.float64) else distances.float()
-    return _ops.symmetrized(matrix.detach(), mask, argument), lambda edge: _entries(matrix, edge)
+    if callable(metric) and mask is not None:  # whatever it made of the padding
+        matrix = torch.where(mask.unsqueeze(-1) & mask.unsqueeze(-2), matrix, 0)
+    return _ops.symmetrized(matrix.detach(), argument), lambda edge: _entries(matrix, edge)
 
 
 def _check_callable(distances: Any, points: Tensor) -> None:

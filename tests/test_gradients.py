@@ -563,7 +563,7 @@ def test_the_operators_keep_the_promises_that_torch_asks_of_one(operator: str, m
     mask = torch.tensor([[True] * 6, [False, True, True, False, True, True]]) if masked else None
     arguments: dict[str, tuple[Any, ...]] = {
         "pairwise_lengths": (points, "euclidean"),
-        "symmetrized": (distances, mask, "points"),
+        "symmetrized": (distances, "points"),
         "spanning_tree": (distances, mask),
     }
     torch.library.opcheck(getattr(torch.ops.simplicial_reg, operator).default, arguments[operator])
