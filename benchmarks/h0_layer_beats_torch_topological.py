@@ -32,7 +32,8 @@ def main() -> None:
 
         def ours(x: torch.Tensor = ours_at) -> torch.Tensor:
             x.grad = None
-            entropy = persistent_entropy(rips_barcode(x)[0]).sum()
+            entropy = persistent_entropy(rips_barcode(x)[0])
+            entropy = entropy.sum() if x.ndim == 3 else entropy
             entropy.backward()
             return entropy
 
