@@ -133,6 +133,9 @@ CASES: dict[str, Case] = {
     "a mask of one cloud for a batch": Case(
         ValueError, "mask", "(2, 5)", "got (5,)", points=BATCH, mask=torch.ones(5, dtype=torch.bool)
     ),
+    "a mask the other way round": Case(
+        ValueError, "mask", "(2, 5)", "got (5, 2)", points=BATCH, mask=torch.ones(5, 2, dtype=torch.bool)
+    ),
     "a mask of integers": Case(
         TypeError, "mask", "bool", "torch.int64", "mask.bool()", points=POINTS, mask=torch.ones(5, dtype=torch.int64)
     ),

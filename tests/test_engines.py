@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simplicial_reg import ENGINES, Barcode, rips_barcode, select_engine
+from simplicial_reg import ENGINES, Barcode, pairwise_distances, rips_barcode, select_engine
 from simplicial_reg.engines import CriticalEdges
 from tests.clouds import (
     KNOWN,
@@ -188,6 +188,24 @@ def test_engine_agrees_with_the_reference_on_a_larger_random_cloud(engine: str) 
         rips_barcode(points, reach(engine, 1), engine=engine), rips_barcode(points, 1, engine="reference"), strict=False
     ):
         assert_same_rows(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", [name for name in TIES if "angular" not in name])
+def test_the_enclosing_edge_is_the_first_of_the_last_edges_at_each_vertex(name: str, dtype: torch.dtype) -> None:
+    points, metric = TIES[name]
+    points = points.to(dtype)
+    for mask in (torch.ones(points.shape[:2], dtype=torch.bool), masks_for(points)):
+        (bars,) = rips_barcode(points, mask=mask, metric=metric, essential="enclosing_radius")
+        distances = points if metric == "precomputed" else pairwise_distances(points, metric)
+        for cloud in range(len(points)):
+            real = mask[cloud].nonzero().flatten().tolist()
+            if len(real) == 1:
+                continue
+            lengths = distances[cloud].tolist()
+            # the total order: length, larger vertex, smaller vertex
+            last = [max((lengths[u][v], max(u, v), min(u, v)) for v in real if v != u) for u in real]
+            assert bars.death_edge[cloud, len(real) - 1].tolist() == list(min(last)[1:])
 
 
 @pytest.mark.parametrize("length", [0.1, 0.3, 0.7])
@@ -387,6 +405,11 @@ def test_find_returns_edges_larger_vertex_first_and_one_row_for_each_tree_edge(e
             dies = death[real][:, 0] >= 0
             assert (death[real][dies][:, 0] > death[real][dies][:, 1]).all()
             assert (death[real][~dies] == -1).all()
+        # All of it is what the reference finds, in the same order, before anybody looks at lengths again.
+        for found, expected in zip(critical, ENGINES["reference"].find(distances, mask, 1, threshold), strict=False):
+            assert torch.equal(found.real, expected.real)
+            assert torch.equal(found.birth[found.real], expected.birth[found.real])
+            assert torch.equal(found.death[found.real], expected.death[found.real])
         # the tree does not depend on the threshold
         assert critical[0].real.shape[1] == points.shape[1] - 1
         assert torch.equal(critical[0].real.sum(-1), mask.sum(-1) - 1)

@@ -279,9 +279,12 @@ def test_the_oracles_notice_a_wrong_engine(wrong: Any, monkeypatch: pytest.Monke
 
 
 def larger_clouds() -> dict[str, Any]:
+    """Distances, float64. The last three have no structure to go by: reductions are long and columns fill up."""
     random = np.random.default_rng(7)
     blobs = np.concatenate([random.normal(size=(30, 8)) + shift for shift in (0, 5, -5)])
-    return {
+    directions = random.normal(size=(120, 768))
+    noise, levels = (np.triu(draw, 1) for draw in (random.random((110, 110)), random.integers(1, 30, (90, 90))))
+    clouds = {
         "gaussian, 120 points in 3 dimensions": random.normal(size=(120, 3)),
         "gaussian, 100 points in 768 dimensions": random.normal(size=(100, 768)),
         "uniform, 110 points in the plane": random.uniform(size=(110, 2)),
@@ -292,6 +295,14 @@ def larger_clouds() -> dict[str, Any]:
         "corners of a cube, 64 points": grid(2, 2, 2, 2, 2, 2).numpy(),
         "sphere, 100 points": (lambda x: x / np.linalg.norm(x, axis=1, keepdims=True))(random.normal(size=(100, 3))),
     }
+    return {
+        **{name: cdist(points, points) for name, points in clouds.items()},
+        "directions, 120 in 768 dimensions": squareform(
+            squareform(cdist(directions, directions, "cosine"), checks=False)
+        ),
+        "random distances, 110 points": noise + noise.T,
+        "random distances with ties, 90 points": (levels + levels.T).astype(float),
+    }
 
 
 LARGER = larger_clouds()
@@ -301,19 +312,24 @@ LARGER = larger_clouds()
 @pytest.mark.parametrize("name", list(LARGER))
 def test_larger_clouds_have_exactly_the_bars_of_float32_programs(name: str, oracle: Any) -> None:
     # The same float32 distances for both, which are not rounded any more: the bars must be equal to the last bit.
-    distances = cdist(LARGER[name], LARGER[name]).astype(np.float32)
+    distances = LARGER[name].astype(np.float32)
     found = rips_barcode(torch.from_numpy(distances), 1, metric="precomputed", essential="infinite")
     assert len(found[1]) > 3 or "circle" in name
     for bars, expected in zip(found, oracle(distances, 1), strict=True):
         assert_same_bars(positive(rows_of(bars)), expected)
 
 
-@pytest.mark.parametrize("name", list(LARGER))
-def test_larger_clouds_have_the_bars_of_ripser_from_their_points(name: str) -> None:
-    points = torch.from_numpy(LARGER[name])
-    distances = cdist(points, points)
+@pytest.mark.parametrize("metric", ["euclidean", "cityblock", "chebyshev", "cosine"])
+@pytest.mark.parametrize("d", [2, 3, 64])
+def test_larger_clouds_have_the_bars_of_ripser_from_their_points(d: int, metric: str) -> None:
+    points = np.random.default_rng(d).normal(size=(100, d))
+    distances = squareform(
+        squareform(cdist(points, points, metric), checks=False)
+    )  # scipy's cosine of x and x is not quite 1
     tolerance = 2 * float(np.finfo(np.float32).eps) * float(distances.max())
-    for bars, expected in zip(rips_barcode(points, 1, essential="infinite"), by_ripser(distances, 1), strict=True):
+    ours = {"cityblock": "manhattan"}.get(metric, metric)
+    found = rips_barcode(torch.from_numpy(points), 1, metric=ours, essential="infinite")
+    for bars, expected in zip(found, by_ripser(distances, 1), strict=True):
         assert_same_bars(rows_of(bars), expected, tolerance)
 
 
