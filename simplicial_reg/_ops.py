@@ -88,8 +88,8 @@ def _cdist(x: Tensor, y: Tensor, order: float = 2.0) -> Tensor:
 
 
 def _symmetrized_cpu(distances: Tensor, argument: str) -> Tensor:
+    """The mean of both triangles; the input itself where there is nothing to mend."""
     n = distances.shape[-1]
-    out = torch.empty_like(distances, memory_format=torch.contiguous_format)
     with announced("check of distances", distances.dtype):
         from simplicial_reg import _point_kernels as kernels
 
@@ -98,6 +98,9 @@ def _symmetrized_cpu(distances: Tensor, argument: str) -> Tensor:
         smallest, largest = kernels.smallest_and_largest(bits.reshape(-1))
         if smallest < 0 or largest >= _INFINITY[distances.dtype]:
             matrices = _without_negative_zeros(matrices, argument)
+        elif all(map(kernels.is_symmetric, bits)):
+            return distances
+        out = torch.empty_like(distances, memory_format=torch.contiguous_format)
         for matrix, mended in zip(matrices, out.numpy().reshape(-1, n, n), strict=True):
             scale = matrix.max()
             if kernels.symmetrize(matrix, mended, ASYMMETRY * scale):
@@ -128,6 +131,11 @@ def _without_negative_zeros(matrices: Any, argument: str) -> Any:
             f"{argument} must be non-negative distances; got {matrices.min():g}; turn similarities s into distances first (1 - s)"
         )
     return matrices
+
+
+def _symmetrized_operator(distances: Tensor, argument: str) -> Tensor:
+    result = _symmetrized_cpu(distances, argument)
+    return result.clone() if result is distances else result  # an operator must not return its input
 
 
 def _symmetrized(distances: Tensor, argument: str) -> Tensor:
@@ -161,7 +169,7 @@ def _spanning_tree_cpu(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, 
 
 _library.impl("pairwise_lengths", _pairwise_lengths_cpu, "CPU")
 _library.impl("pairwise_lengths", _pairwise_lengths, "CompositeExplicitAutograd")
-_library.impl("symmetrized", _symmetrized_cpu, "CPU")
+_library.impl("symmetrized", _symmetrized_operator, "CPU")
 _library.impl("symmetrized", _symmetrized, "CompositeExplicitAutograd")
 _library.impl("spanning_tree", _spanning_tree_cpu, "CPU")
 
@@ -206,7 +214,6 @@ if hasattr(torch.library, "register_vmap"):  # since torch 2.5
         _register_vmap(_name)
 
 _operators = torch.ops.simplicial_reg
-symmetrized = _operators.symmetrized.default
 
 # Dispatching an operator takes as long as the spanning tree of a small cloud; plain numbers go straight to the kernel.
 
@@ -216,6 +223,14 @@ def pairwise_lengths(coordinates: Tensor, metric: str) -> Tensor:
     if runs_kernels(coordinates):
         return _pairwise_lengths_cpu(coordinates, metric)
     result: Tensor = _operators.pairwise_lengths.default(coordinates, metric)
+    return result
+
+
+def symmetrized(distances: Tensor, argument: str) -> Tensor:
+    """See above; may return its input."""
+    if runs_kernels(distances):
+        return _symmetrized_cpu(distances, argument)
+    result: Tensor = _operators.symmetrized.default(distances, argument)
     return result
 
 

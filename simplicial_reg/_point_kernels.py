@@ -13,7 +13,15 @@ import numpy as np
 
 from simplicial_reg._jit import kernel
 
-__all__ = ["KERNELS", "edge_gradients", "edge_lengths", "largest_magnitude", "smallest_and_largest", "symmetrize"]
+__all__ = [
+    "KERNELS",
+    "edge_gradients",
+    "edge_lengths",
+    "is_symmetric",
+    "largest_magnitude",
+    "smallest_and_largest",
+    "symmetrize",
+]
 
 # Sums may be reordered and contracted so that they vectorise; NaN and infinity keep their meaning.
 REORDER = {"reassoc", "contract", "nsz"}
@@ -208,6 +216,24 @@ def smallest_and_largest(bits):
         smallest = min(smallest, bits[a])
         largest = max(largest, bits[a])
     return smallest, largest
+
+
+@kernel
+def is_symmetric(bits):
+    """Whether an (n, n) array equals its transpose, entry by entry, with a zero diagonal."""
+    n = bits.shape[0]
+    for i in range(n):
+        if bits[i, i] != 0:
+            return False
+    for top in range(0, n, TILE):
+        for left in range(0, top + 1, TILE):
+            uneven = 0
+            for i in range(top, min(top + TILE, n)):
+                for j in range(left, min(left + TILE, n)):
+                    uneven += bits[i, j] != bits[j, i]
+            if uneven > 0:
+                return False
+    return True
 
 
 @kernel
