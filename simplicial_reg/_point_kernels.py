@@ -312,9 +312,14 @@ def edge_gradients(points, edges, length, grad, out):
         for v in range(n):
             x = points[cloud, v]
             total = out[cloud, v]
-            total[:] = 0
+            if begin[v] == begin[v + 1]:
+                total[:] = 0
             for a in range(begin[v], begin[v + 1]):
                 y = points[cloud, neighbour[a]]
                 scale = weight[a]
-                for c in range(d):
-                    total[c] += scale * (x[c] - y[c])
+                if a == begin[v]:  # memory is what this waits for: write the first term instead of adding it to zeros
+                    for c in range(d):
+                        total[c] = scale * (x[c] - y[c])
+                else:
+                    for c in range(d):
+                        total[c] += scale * (x[c] - y[c])

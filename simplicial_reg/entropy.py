@@ -209,11 +209,13 @@ class _Quantity(torch.autograd.Function):
 
 
 def _evaluate_by_kernel(persistence: Tensor, mask: Tensor, kind: int) -> tuple[Tensor, Tensor]:
+    k = persistence.shape[-1]
     value, slope = persistence.new_empty(persistence.shape[:-1]), persistence.new_empty(persistence.shape)
-    size = value.numel(), persistence.shape[-1]
-    lengths, real = (tensor.detach().contiguous().numpy().reshape(size) for tensor in (persistence, mask))
-    with announced("entropy", str(persistence.dtype)):
-        _kernel()(lengths, real, kind, value.numpy().reshape(-1), slope.numpy().reshape(size))
+    lengths, real = persistence.detach().contiguous().numpy(), mask.contiguous().numpy()
+    with announced("entropy", persistence.dtype):
+        _kernel()(
+            lengths.reshape(-1, k), real.reshape(-1, k), kind, value.numpy().reshape(-1), slope.numpy().reshape(-1, k)
+        )
     return value, slope
 
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from simplicial_reg._checks import check_choice
 from simplicial_reg.engines import boruvka, cohomology, peers, reference, spanning_tree
 from simplicial_reg.engines.critical import CriticalEdges, Find
 
@@ -94,7 +93,6 @@ def find_critical_edges(
     engine: str, distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float
 ) -> list[CriticalEdges]:
     """Run an engine by name, where it can run, and bring the edges back to the device of ``distances``."""
-    check_choice("engine", engine, ["auto", *ENGINES])
     device = distances.device
     if engine == "auto":
         engine = select_engine(max_dim, device, distances.shape[-1]).engine
@@ -107,6 +105,11 @@ def find_critical_edges(
         _require(engine, row.needs)
     find = row.find
     if not row.traced:
+        if not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(distances):
+            raise NotImplementedError(
+                f"engine {engine!r} reads numbers, which torch.func transforms do not give; "
+                "of the barcodes only H0 (max_dim=0) works under them; use a batch and autograd instead"
+            )
         if math.isfinite(
             threshold
         ):  # 0.1 means the float32 nearest to 0.1 where lengths are float32, as torch compares them

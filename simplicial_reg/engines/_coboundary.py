@@ -328,14 +328,17 @@ def _reduce(n, edge, ranks, witness, in_tree):
                             standing += 1
                         else:
                             if size == heap_code.shape[0]:
-                                heap_code = _grown(heap_code)
-                                heap_edge = _grown(heap_edge)
+                                size = _without_pairs(heap_code, heap_edge, size, odd)
+                                if size > heap_code.shape[0] // 2:
+                                    heap_code = _grown(heap_code)
+                                    heap_edge = _grown(heap_edge)
                             size = _push(heap_code, heap_edge, size, kept_code[a], kept_edge[a])
                     standing = _cancel(here, standing, odd)
                 else:
                     slot_pivot[slot] = pivot
                     slot_column[slot] = column
                     deaths[column] = pivot >> APEX_BITS
+                    size = _without_pairs(heap_code, heap_edge, size, odd)
                     stop = first[column]
                     while stop + standing + size > kept_code.shape[0]:
                         kept_code = _grown(kept_code)
@@ -354,13 +357,31 @@ def _reduce(n, edge, ranks, witness, in_tree):
                 code = _next_cofacet(n, edge, ranks, witness, here[a], pivot)
                 if code != NO_COFACET:
                     if size == heap_code.shape[0]:
-                        heap_code = _grown(heap_code)
-                        heap_edge = _grown(heap_edge)
+                        size = _without_pairs(heap_code, heap_edge, size, odd)
+                        if size > heap_code.shape[0] // 2:
+                            heap_code = _grown(heap_code)
+                            heap_edge = _grown(heap_edge)
                     size = _push(heap_code, heap_edge, size, code, here[a])
         if deaths[column] < 0:
             first[column + 1] = first[column]
         column += 1
     return births, deaths
+
+
+@kernel
+def _without_pairs(heap_code, heap_edge, size, odd):
+    """Drop edges that are in the heap an even number of times, and all but one copy of the others; returns the new size.
+
+    All copies of an edge stand at the same cofacet, its first one that is not before the pivot, so they cancel in Z/2.
+    """
+    for a in range(size):
+        odd[heap_edge[a]] = not odd[heap_edge[a]]
+    kept = 0
+    for a in range(size):
+        if odd[heap_edge[a]]:
+            odd[heap_edge[a]] = False
+            kept = _push(heap_code, heap_edge, kept, heap_code[a], heap_edge[a])
+    return kept
 
 
 @kernel
