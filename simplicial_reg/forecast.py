@@ -60,7 +60,7 @@ APPETITES = {
     "ripser": Appetite(62, 0),
     "torch-topological": Appetite(78, 0),
 }
-ENCLOSING_RADIUS = 27  # bytes for each pair
+ENCLOSING_RADIUS = 6  # bytes for each pair
 
 
 def needed_memory(options: Options, engine: str, n: int, dtype: torch.dtype) -> int:
