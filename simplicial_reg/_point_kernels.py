@@ -1,10 +1,10 @@
 """Lengths of edges on the CPU: all of a cloud's for the pairing, and the critical ones with their gradient.
 
-A length is always a sum over differences of coordinates, never |x|² + |y|² - 2 x·y. That costs no more (on one core it takes half
-the time of torch.cdist's matrix product, because the matrix is symmetric), and it is exact where the other is not: coincident
+A length is always a sum over differences of coordinates, never |x|² + |y|² - 2 x·y. That costs no more than
+torch.cdist's matrix product, because only half of the symmetric matrix is computed, and it is exact where the other is not: coincident
 points are at distance 0, integer points have exact ties, and a cloud far from the origin loses nothing.
 
-Numba compiles this module when it is imported and keeps the result on disk, so nothing imports it before it is needed.
+Importing this module loads Numba, which compiles each kernel at its first call and keeps it on disk; so it is imported on use.
 """
 
 import math

@@ -152,7 +152,7 @@ def _norm(coordinates: Tensor, edge: Tensor, order: float, sign: int) -> Tensor:
 
 
 class _EuclideanLength(torch.autograd.Function):
-    """`_norm` of order 2 by a kernel that never forms the k differences; five times faster forward and backward."""
+    """`_norm` of order 2 by a kernel that never forms the k differences, forward or backward."""
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, edge: Tensor) -> Tensor:

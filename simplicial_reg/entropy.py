@@ -188,7 +188,7 @@ def _evaluate(persistence: Tensor, mask: Tensor, kind: int) -> tuple[Tensor, Ten
 class _Quantity(torch.autograd.Function):
     """`_evaluate` with its derivative written out, and on the CPU in one pass over the bars.
 
-    With sixty bars the time goes into calling the twenty operations and their derivatives; this takes a third of it.
+    With sixty bars the time goes into calling the twenty operations and their derivatives, not into arithmetic.
     """
 
     @staticmethod

@@ -4,7 +4,7 @@ Dense Prim takes O(n²) time and O(n) memory, which is optimal for a dense matri
 Lengths are compared as integers: the bits of a non-negative float, read as an integer, order as the float does, and
 integer minima are vectorised by the compiler where float minima (because of NaN) are not.
 
-Numba compiles this module when it is imported and keeps the result on disk, so nothing imports it before it is needed.
+Importing this module loads Numba, which compiles each kernel at its first call and keeps it on disk; so it is imported on use.
 """
 
 import numpy as np
