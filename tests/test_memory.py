@@ -39,7 +39,7 @@ CALLS = (
         if {leak}:
             keep.append(bars)
 
-    for number in range(200):
+    for number in range(1000):  # until the allocator has seen every size of cloud
         step(number)
     gc.collect()
     before = memory("VmRSS")
