@@ -29,9 +29,9 @@ from simplicial_reg.distances import METRICS, length_between
 from simplicial_reg.engines import ENGINES, find_critical_edges
 from simplicial_reg.engines.critical import CriticalEdges
 
-__all__ = ["ESSENTIAL", "Barcode", "Metric", "VietorisRips", "rips_barcode"]
+__all__ = ["ESSENTIAL", "Barcode", "MetricChoice", "VietorisRips", "masked", "rips_barcode"]
 
-Metric = str | Callable[[Tensor], Tensor]
+MetricChoice = str | Callable[[Tensor], Tensor]
 ESSENTIAL = ("drop", "enclosing_radius", "infinite")
 
 
@@ -128,7 +128,7 @@ def rips_barcode(
     max_dim: int = 0,
     *,
     mask: Tensor | None = None,
-    metric: Metric = "euclidean",
+    metric: MetricChoice = "euclidean",
     threshold: float = math.inf,
     essential: str = "drop",
     engine: str = "auto",
@@ -184,7 +184,7 @@ def _full_precision(device: str) -> Any:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _lengths(points: Tensor, mask: Tensor | None, metric: Metric) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _lengths(points: Tensor, mask: Tensor | None, metric: MetricChoice) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """All lengths without gradient, and the function that gives those of some edges with gradient."""
     if isinstance(metric, str) and metric in METRICS:
         coordinates = METRICS[metric].coordinates(points)
@@ -275,9 +275,9 @@ def _barcode(
     bars = Barcode(dim, birth, death, birth_edge, death_edge, real)
     if dim == 0:
         padding = essential.mask is not None or (essential.rule == "drop" and open_ is not None)
-        return _masked(bars) if padding else bars
+        return masked(bars) if padding else bars
     positive = real & (birth < death)  # rounding may close a bar that is one unit in the last place long
-    return bars if bool(positive.all()) else _masked(_real_first(replace(bars, mask=positive)))
+    return bars if bool(positive.all()) else masked(_real_first(replace(bars, mask=positive)))
 
 
 def _real_first(bars: Barcode) -> Barcode:
@@ -310,7 +310,7 @@ def _with_immortal(critical: CriticalEdges, mask: Tensor | None) -> CriticalEdge
     )
 
 
-def _masked(bars: Barcode) -> Barcode:
+def masked(bars: Barcode) -> Barcode:
     """Zero everything where the mask is False."""
     pair = bars.mask.unsqueeze(-1)
     return replace(
@@ -337,7 +337,7 @@ class VietorisRips(nn.Module):
         self,
         max_dim: int = 0,
         *,
-        metric: Metric = "euclidean",
+        metric: MetricChoice = "euclidean",
         threshold: float = math.inf,
         essential: str = "drop",
         engine: str = "auto",

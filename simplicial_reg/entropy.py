@@ -10,7 +10,7 @@ in nats. All three are invariant to scale, so sum l_i dD/dl_i = 0: minimising D 
 ones and leaves the total, to first order, as it is. As dD/dl_i = (log p_i + H) / L, exactly the bars longer than
 L exp(-H) shrink.
 
-In high dimension the bars of a cloud differ by about one percent, H is 0.99998 log k, and the difference log k - H
+In high dimension the bars of a cloud differ by about one percent, H is 0.99997 log k, and the difference log k - H
 keeps hardly a digit of float32. The deficit is therefore a mean of terms that are never negative and do not cancel,
 
     D = mean of q_i log q_i - (q_i - 1),    q_i = l_i / mean l, which is 1 in the even case,

@@ -52,7 +52,6 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -60,9 +59,7 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._checks import check_choice
-
-if TYPE_CHECKING:
-    from simplicial_reg.barcode import Barcode
+from simplicial_reg.barcode import Barcode, masked
 
 __all__ = ["METHODS", "prominent"]
 
@@ -99,15 +96,7 @@ def prominent(bars: Barcode, method: str = "agr2017") -> Barcode:
     """
     check_choice("method", method, METHODS)
     feature = _features(bars, METHODS[method])
-    pair = feature.unsqueeze(-1)
-    return replace(
-        bars,
-        birth=torch.where(feature, bars.birth, 0),
-        death=torch.where(feature, bars.death, 0),
-        birth_edge=torch.where(pair, bars.birth_edge, 0),
-        death_edge=torch.where(pair, bars.death_edge, 0),
-        mask=feature,
-    )
+    return masked(replace(bars, mask=feature))
 
 
 def _features(bars: Barcode, count: Callable[[Lengths], int]) -> Tensor:
