@@ -49,7 +49,9 @@ def check_threshold(threshold: object) -> None:
         raise ValueError(f"threshold must be a non-negative length; got {threshold}")
 
 
-def computable(points: Any, mask: Any, metric: str | Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
+def computable(
+    points: Any, mask: Any, metric: str | Callable[[Tensor], Tensor] = "euclidean"
+) -> tuple[Tensor, Tensor | None]:
     """The input as one tensor ``(n, d)`` or ``(B, n, d)`` and a mask ``(n,)`` or ``(B, n)`` or None.
 
     A list of clouds is padded with zeros. Half precision becomes float32. Points that are masked out become zero, so that

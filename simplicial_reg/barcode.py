@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from simplicial_reg import _ops
+from simplicial_reg._autocast import autocast_off
 from simplicial_reg._checks import check_choice, check_max_dim, check_threshold, computable
 from simplicial_reg.distances import METRICS, length_between
 from simplicial_reg.engines import ENGINES, find_critical_edges
@@ -172,16 +172,11 @@ def rips_barcode(
     if not callable(metric):
         check_choice("metric", metric, (*METRICS, "precomputed"))
     points, mask = computable(points, mask, metric)
-    with _full_precision(points.device.type):
+    with autocast_off(points):
         distances, length_of = _lengths(points, mask, metric)
         critical = find_critical_edges(engine, distances, mask, max_dim, float(threshold))
         rule = _Essential(essential, float(threshold), distances, mask)
         return tuple(_barcode(dim, edges, length_of, rule) for dim, edges in enumerate(critical))
-
-
-def _full_precision(device: str) -> Any:
-    """Autocast off, where it is on: a barcode in bfloat16 is mostly ties."""
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _lengths(points: Tensor, mask: Tensor | None, metric: MetricChoice) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
