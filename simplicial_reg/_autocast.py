@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -10,20 +11,10 @@ from torch import Tensor
 __all__ = ["autocast_off"]
 
 
-class _Nothing:
-    """A context that does nothing, and quicker than contextlib.nullcontext, which counts here."""
-
-    def __enter__(self) -> None: ...
-    def __exit__(self, *_: object) -> None: ...
-
-
-_NOTHING = _Nothing()
-
-
 def autocast_off(tensor: Tensor) -> Any:
     """A context with autocast off on the tensor's device, if it is on.
 
     A barcode in bfloat16 is mostly ties, and a covariance in it has two digits.
     """
     device = tensor.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
