@@ -25,10 +25,10 @@ help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
 test: $(VENV)/.extra-test ## run the tests and the examples in the docstrings
-	$(BIN)/python -m pytest -n auto --maxprocesses=$(WORKERS) $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup --maxprocesses=$(WORKERS) $(ARGS)
 
 nightly: $(VENV)/.extra-test ## run the long tests: thousands of random clouds
-	$(BIN)/python -m pytest -n auto --maxprocesses=$(WORKERS) -m nightly $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadgroup --maxprocesses=$(WORKERS) -m nightly $(ARGS)
 
 lint: $(VENV)/.extra-dev ## check style, format and types
 	$(BIN)/ruff check .

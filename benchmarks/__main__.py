@@ -11,6 +11,8 @@ CLAIMS = (
     "h1_comes_ten_times_faster",
     "h1_memory_is_quadratic",
     "small_clouds_cost_little",
+    "isoscore_star_comes_thirty_times_faster",
+    "regularizers_cost_three_percent",
 )
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 ROUNDS = 9
 PACKAGES = (
-    "torch", "numpy", "numba", "gudhi", "ripser", "giotto-ph", "torch-topological", "scipy", "fastcluster",
+    "torch", "numpy", "numba", "gudhi", "ripser", "giotto-ph", "torch-topological", "scipy", "fastcluster", "IsoScore",
 )  # fmt: skip
 
 

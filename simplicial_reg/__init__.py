@@ -11,20 +11,61 @@ from simplicial_reg.distances import METRICS, edge_length, pairwise_distances
 from simplicial_reg.engines import ENGINES, select_engine
 from simplicial_reg.entropy import entropy_deficit, normalized_persistent_entropy, persistent_entropy
 from simplicial_reg.prominence import prominent
+from simplicial_reg.regularizers import (
+    REGULARIZERS,
+    ConnectivityLoss,
+    CosineLoss,
+    DecorrelationLoss,
+    IsoScoreStarLoss,
+    KoLeoLoss,
+    OrthogonalityLoss,
+    PersistentEntropyLoss,
+    Regularizer,
+    RTDLoss,
+    SIGRegLoss,
+    SimCTGLoss,
+    SpectrumLoss,
+    TopologicalSignatureLoss,
+    TotalPersistenceLoss,
+    UniformityLoss,
+    VICRegLoss,
+    shrink_the_longest,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
+    # barcodes
     "ENGINES",
     "METRICS",
     "Barcode",
     "VietorisRips",
     "edge_length",
-    "entropy_deficit",
-    "normalized_persistent_entropy",
     "pairwise_distances",
-    "persistent_entropy",
-    "prominent",
     "rips_barcode",
     "select_engine",
+    # what they say
+    "entropy_deficit",
+    "normalized_persistent_entropy",
+    "persistent_entropy",
+    "prominent",
+    # regularizers: topological, of the covariance, of pairs, of slices
+    "REGULARIZERS",
+    "Regularizer",
+    "PersistentEntropyLoss",
+    "TotalPersistenceLoss",
+    "ConnectivityLoss",
+    "TopologicalSignatureLoss",
+    "RTDLoss",
+    "shrink_the_longest",
+    "IsoScoreStarLoss",
+    "VICRegLoss",
+    "DecorrelationLoss",
+    "SpectrumLoss",
+    "CosineLoss",
+    "UniformityLoss",
+    "KoLeoLoss",
+    "SimCTGLoss",
+    "OrthogonalityLoss",
+    "SIGRegLoss",
 ]

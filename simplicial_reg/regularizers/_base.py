@@ -51,7 +51,8 @@ class Regularizer(nn.Module):
             TypeError: if points are not floating, mask is not bool or labels are not integers.
             ValueError: for wrong shapes, or if labels are missing.
         """
-        points, mask = computable(points, mask)
+        # A regularizer with a metric may be given distances instead of points: metric="precomputed".
+        points, mask = computable(points, mask, getattr(self, "metric", "euclidean"))
         with autocast_off(points):
             if self.per_label:
                 points, mask = by_label(points, mask, labels)
