@@ -13,6 +13,7 @@ CLAIMS = (
     "small_clouds_cost_little",
     "isoscore_star_comes_thirty_times_faster",
     "regularizers_cost_three_percent",
+    "training_step_costs_two_percent",
 )
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ tensor(0.)
 from simplicial_reg.barcode import Barcode, VietorisRips, rips_barcode
 from simplicial_reg.distances import METRICS, edge_length, pairwise_distances
 from simplicial_reg.engines import ENGINES, select_engine
-from simplicial_reg.entropy import entropy_deficit, normalized_persistent_entropy, persistent_entropy
+from simplicial_reg.entropy import entropy_deficit, normalized_persistent_entropy, persistent_entropy, renyi_deficit
 from simplicial_reg.prominence import prominent
 from simplicial_reg.regularizers import (
     REGULARIZERS,
@@ -46,6 +46,7 @@ __all__ = [
     "select_engine",
     # what they say
     "entropy_deficit",
+    "renyi_deficit",
     "normalized_persistent_entropy",
     "persistent_entropy",
     "prominent",

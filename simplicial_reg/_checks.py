@@ -10,22 +10,33 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_max_dim", "check_threshold", "computable", "runs_kernels"]
+__all__ = [
+    "check_choice",
+    "check_count",
+    "check_labels",
+    "check_number",
+    "check_threshold",
+    "computable",
+    "is_plain",
+    "runs_kernels",
+]
 
 HALF = (torch.float16, torch.bfloat16)
 FLOATING = (*HALF, torch.float32, torch.float64)
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether these are plain numbers: not traced by the compiler and not wrapped by a function transform."""
+    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
 def runs_kernels(tensor: Tensor) -> bool:
-    """Whether these are plain numbers on the CPU: not traced by the compiler and not wrapped by a function transform."""
-    return (
-        tensor.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+    """Whether these are plain numbers on the CPU."""
+    return tensor.device.type == "cpu" and is_plain(tensor)
 
 
 def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
@@ -35,11 +46,52 @@ def check_choice(argument: str, value: object, allowed: Iterable[str]) -> None:
         raise ValueError(f"{argument} must be one of {', '.join(map(repr, names))}; got {value!r}")
 
 
-def check_max_dim(max_dim: object) -> None:
-    if isinstance(max_dim, bool) or not isinstance(max_dim, int):
-        raise TypeError(f"max_dim must be an int (the highest homology dimension); got {type(max_dim).__name__}")
-    if max_dim < 0:
-        raise ValueError(f"max_dim must be at least 0; got {max_dim}")
+def check_count(argument: str, value: Any, least: int, *, optional: bool = False) -> None:
+    """Raise unless the value is an integer of at least so much, or, if optional, None."""
+    if optional and value is None:
+        return
+    either = "None or " if optional else ""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{argument} must be {either}an int; got {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{argument} must be {either}at least {least}; got {value}")
+
+
+def check_number(
+    argument: str,
+    value: Any,
+    *,
+    above: float = -math.inf,
+    least: float | None = None,
+    below: float = math.inf,
+    most: float | None = None,
+    optional: bool = False,
+    hint: str = "",
+) -> None:
+    """Raise unless the value is a number in an interval, or, if optional, None.
+
+    The interval is open, (above, below), or closed at an end that is given as least or most; so infinity is not in it unless
+    ``most=math.inf``. The hint ends the message: what else could have been meant.
+    """
+    if optional and value is None:
+        return
+    either = "None or " if optional else ""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{argument} must be {either}a number; got {type(value).__name__}")
+    enough = value > above if least is None else value >= least
+    if not (enough and (value < below if most is None else value <= most)):
+        wanted = either + _interval(above, least, below, most)
+        raise ValueError(f"{argument} must be {wanted}; got {value}" + (f"; {hint}" if hint else ""))
+
+
+def _interval(above: float, least: float | None, below: float, most: float | None) -> str:
+    low, high = above if least is None else least, below if most is None else most
+    if math.isfinite(low) and math.isfinite(high):
+        return f"in {'(' if least is None else '['}{low:g}, {high:g}{')' if most is None else ']'}"
+    if math.isfinite(high):
+        return f"{'below' if most is None else 'at most'} {high:g} and finite"
+    bound = "positive" if least is None and low == 0 else f"{'above' if least is None else 'at least'} {low:g}"
+    return " and ".join([bound] * math.isfinite(low) + ["finite"] * (most is None))
 
 
 def check_threshold(threshold: object) -> None:
@@ -112,6 +164,20 @@ def _check_mask(mask: Any, points: Tensor) -> None:
     if runs_kernels(mask) and not mask.any(-1).all():
         which = "" if mask.ndim == 1 else f"; cloud {int((~mask.any(-1)).nonzero()[0])} has none"
         raise ValueError("mask must leave at least one real point in every cloud" + which)
+
+
+def check_labels(labels: Any, points: Tensor) -> None:
+    """Raise unless the labels are integers, one for each point of ``points``, on their device."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"labels must be an integer tensor; got {got}")
+    if labels.shape != points.shape[:-1]:
+        raise ValueError(
+            f"labels must have shape {tuple(points.shape[:-1])}, one for each point of points {tuple(points.shape)}; "
+            f"got {tuple(labels.shape)}"
+        )
+    if labels.device != points.device:
+        raise ValueError(f"labels must be on the device of points, {points.device}; got {labels.device}")
 
 
 def _padded(clouds: Sequence[Any], square: bool) -> tuple[Tensor, Tensor]:

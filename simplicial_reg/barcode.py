@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 from simplicial_reg import _ops
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import check_choice, check_max_dim, check_threshold, computable
+from simplicial_reg._checks import check_choice, check_count, check_threshold, computable
 from simplicial_reg.distances import METRICS, length_between
 from simplicial_reg.engines import ENGINES, find_critical_edges
 from simplicial_reg.engines.critical import CriticalEdges
 
-__all__ = ["ESSENTIAL", "Barcode", "MetricChoice", "VietorisRips", "masked", "rips_barcode"]
+__all__ = ["ESSENTIAL", "Barcode", "MetricChoice", "VietorisRips", "lengths_of", "masked", "rips_barcode"]
 
 MetricChoice = str | Callable[[Tensor], Tensor]
 ESSENTIAL = ("drop", "enclosing_radius", "infinite")
@@ -165,7 +165,7 @@ def rips_barcode(
         >>> loops.birth, loops.death
         (tensor([1.]), tensor([1.4142]))
     """
-    check_max_dim(max_dim)
+    check_count("max_dim", max_dim, 0)
     check_threshold(threshold)
     check_choice("essential", essential, ESSENTIAL)
     check_choice("engine", engine, ("auto", *ENGINES))
@@ -173,14 +173,14 @@ def rips_barcode(
         check_choice("metric", metric, (*METRICS, "precomputed"))
     points, mask = computable(points, mask, metric)
     with autocast_off(points):
-        distances, length_of = _lengths(points, mask, metric)
+        distances, length_of = lengths_of(points, mask, metric)
         critical = find_critical_edges(engine, distances, mask, max_dim, float(threshold))
         rule = _Essential(essential, float(threshold), distances, mask)
         return tuple(_barcode(dim, edges, length_of, rule) for dim, edges in enumerate(critical))
 
 
-def _lengths(points: Tensor, mask: Tensor | None, metric: MetricChoice) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """All lengths without gradient, and the function that gives those of some edges with gradient."""
+def lengths_of(points: Tensor, mask: Tensor | None, metric: MetricChoice) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """All lengths ``(..., n, n)`` without gradient, and the function from edges ``(..., k, 2)`` to their lengths with gradient."""
     if isinstance(metric, str) and metric in METRICS:
         coordinates = METRICS[metric].coordinates(points)
         return _ops.pairwise_lengths(coordinates.detach(), metric), lambda edge: length_between(

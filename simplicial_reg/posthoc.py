@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import FLOATING, HALF
+from simplicial_reg._checks import FLOATING, HALF, check_count
 from simplicial_reg._files import whole_file
 from simplicial_reg.isotropy.moments import Moments
 
@@ -210,7 +210,7 @@ class Whiten(Transform):
 
     def __init__(self, k: int | None = None) -> None:
         super().__init__()
-        _check_size("k", k, 1)
+        check_count("k", k, 1, optional=True)
         self.k = k
 
     def _matrix(self, covariance: Tensor, mean: Tensor) -> Tensor:
@@ -245,7 +245,7 @@ class AllButTheTop(Transform):
 
     def __init__(self, components: int | None = None) -> None:
         super().__init__()
-        _check_size("components", components, 0)
+        check_count("components", components, 0, optional=True)
         self.components = components
 
     def _matrix(self, covariance: Tensor, mean: Tensor) -> Tensor:
@@ -351,15 +351,6 @@ def _principal(covariance: Tensor) -> tuple[Tensor, Tensor]:
     variance, direction = variance.flip(0), direction.flip(1)
     largest = direction.gather(0, direction.abs().argmax(0, keepdim=True))
     return variance, direction * largest.sign()
-
-
-def _check_size(argument: str, size: Any, least: int) -> None:
-    if size is None:
-        return
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"{argument} must be an int or None; got {type(size).__name__}")
-    if size < least:
-        raise ValueError(f"{argument} must be at least {least}; got {size}")
 
 
 def _at_most(argument: str, size: int | None, default: int, d: int) -> int:

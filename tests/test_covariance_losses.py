@@ -362,6 +362,54 @@ def test_evaluation_leaves_the_covariance_alone_and_training_moves_it() -> None:
     assert loss(cloud(6, seed=1)) != loss(cloud(6, seed=1))
 
 
+def test_training_without_gradients_moves_the_covariance_as_training_with_them_does() -> None:
+    watched, trained = (IsoScoreStarLoss(shrinkage=0.5, decay=0.9) for _ in range(2))
+    for seed in range(3):
+        with torch.no_grad() if seed == 1 else torch.inference_mode():
+            watched(cloud(6, seed=seed))
+        trained(cloud(6, seed=seed).requires_grad_())
+    assert torch.equal(watched.moments.covariance, trained.moments.covariance)
+    points = cloud(6).requires_grad_()
+    watched(points).backward()  # what inference mode left behind can be trained with
+    assert points.grad is not None
+    assert points.grad.abs().max() > 0
+
+
+def test_points_that_are_not_finite_do_not_stay_in_the_covariance() -> None:
+    loss, unspoilt = (IsoScoreStarLoss(shrinkage=0.5, decay=0.9) for _ in range(2))
+    for at, value in enumerate((math.nan, math.inf)):
+        spoilt = cloud(6, seed=9)
+        spoilt[2, 1] = value
+        assert not loss(spoilt).isfinite()  # the first call of all is spoilt, and so is a later one
+        assert loss(cloud(6, seed=at)) == unspoilt(cloud(6, seed=at))
+        assert torch.equal(loss.moments.covariance, unspoilt.moments.covariance)
+
+
+def test_with_decay_one_point_and_a_collapsed_batch_have_the_least_isotropic_value() -> None:
+    for points in (cloud(1), torch.ones(5, 4)):
+        loss = IsoScoreStarLoss(shrinkage=0.5, decay=0.9)
+        points.requires_grad_()
+        value = loss(points)
+        assert value == 1
+        value.backward()
+        assert points.grad is not None
+        assert (points.grad == 0).all()
+        assert loss(cloud(6)).isfinite()
+
+
+def test_per_label_the_shrinkage_covariance_is_that_of_all_points() -> None:
+    points, labels = cloud(12), torch.tensor([4, 0, 0, 4, 4, 0, 9, 4, 0, 9, 9, 4])
+    mask = torch.arange(12) != 5
+    loss = IsoScoreStarLoss(shrinkage=0.5, decay=0.9, per_label=True)
+    value = loss(torch.where(mask[:, None], points, math.nan), mask=mask, labels=labels)
+    covariance = torch.tensor(np.cov(points[mask].numpy().T))
+    torch.testing.assert_close(loss.moments.covariance, covariance)
+    assert loss.moments.count == 11
+    groups = [points[mask & (labels == label)] for label in (0, 4, 9)]
+    wanted = [1 - isoscore_star(group, shrinkage=0.5, covariance=covariance).item() for group in groups]
+    assert value.item() == pytest.approx(sum(wanted) / 3, rel=1e-12)
+
+
 def test_two_calls_with_decay_can_be_differentiated_together() -> None:
     loss, points = IsoScoreStarLoss(shrinkage=0.5, decay=0.9), cloud(6).requires_grad_()
     (loss(points) + loss(points[:3])).backward()
@@ -398,7 +446,7 @@ def test_casting_the_loss_to_bfloat16_keeps_the_covariance() -> None:
 
 
 def test_bad_arguments_have_clear_errors() -> None:
-    with pytest.raises(ValueError, match="direction must be one of 'increase', 'decrease'; got 'up'"):
+    with pytest.raises(ValueError, match="direction must be one of 'decrease', 'increase'; got 'up'"):
         IsoScoreStarLoss(direction="up")
     with pytest.raises(ValueError, match=r"shrinkage must be in \[0, 1\]; got -0.1"):
         IsoScoreStarLoss(shrinkage=-0.1)
@@ -406,8 +454,16 @@ def test_bad_arguments_have_clear_errors() -> None:
         IsoScoreStarLoss(decay=1.5)
     with pytest.raises(ValueError, match="normalizer must be one of 'pairs', 'published'; got 'sum'"):
         DecorrelationLoss(normalizer="sum")
-    with pytest.raises(ValueError, match="eps must be positive; got 0"):
+    with pytest.raises(ValueError, match="eps must be positive and finite; got 0"):
         VICRegLoss(eps=0)
+    with pytest.raises(ValueError, match="target must be positive and finite; got inf"):
+        VICRegLoss(target=math.inf)
+    with pytest.raises(ValueError, match="variance must be at least 0 and finite; got -25"):
+        VICRegLoss(variance=-25)
+    with pytest.raises(TypeError, match="covariance must be a number; got Tensor"):
+        VICRegLoss(covariance=torch.eye(2))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="variance or covariance must be positive; got 0 for both"):
+        VICRegLoss(variance=0, covariance=0)
     with pytest.raises(
         ValueError, match=r"covariance must have shape \(3, 3\) for points of 3 coordinates; got \(4, 4\)"
     ):

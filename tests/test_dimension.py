@@ -338,9 +338,9 @@ def test_the_sum_of_bars_of_far_clusters_does_not_grow() -> None:
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
-    "discard 1": (lambda: twonn_dimension(torch.eye(4), discard=1.0), ValueError, r"discard must be a fraction in \[0, 1\); got 1.0"),
-    "discard NaN": (lambda: twonn_dimension(torch.eye(4), discard=math.nan), ValueError, "discard must be a fraction"),
-    "discard text": (lambda: twonn_dimension(torch.eye(4), discard="0.1"), TypeError, "discard must be a float; got str"),  # type: ignore[arg-type]
+    "discard 1": (lambda: twonn_dimension(torch.eye(4), discard=1.0), ValueError, r"discard must be in \[0, 1\); got 1.0"),
+    "discard NaN": (lambda: twonn_dimension(torch.eye(4), discard=math.nan), ValueError, r"discard must be in \[0, 1\); got nan"),
+    "discard text": (lambda: twonn_dimension(torch.eye(4), discard="0.1"), TypeError, "discard must be a number; got str"),  # type: ignore[arg-type]
     "k of mle": (lambda: mle_dimension(torch.eye(4), k=1), ValueError, "k must be at least 2; got 1"),
     "k of hubness": (lambda: hubness(torch.eye(4), k=0), ValueError, "k must be at least 1; got 0"),
     "k a float": (lambda: hubness(torch.eye(4), k=2.0), TypeError, "k must be an int; got float"),  # type: ignore[arg-type]

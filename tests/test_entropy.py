@@ -1,4 +1,4 @@
-"""Persistent entropy, normalized entropy and deficit: values, digits, derivatives, singular input, other programs."""
+"""Persistent entropy, normalized entropy, deficit and Rényi deficit: values, digits, derivatives, singular input, other programs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from simplicial_reg import (
     entropy_deficit,
     normalized_persistent_entropy,
     persistent_entropy,
+    renyi_deficit,
     rips_barcode,
 )
 
@@ -555,3 +557,141 @@ def test_an_isotropic_cloud_in_high_dimension_has_0_99997_of_the_largest_entropy
     # The figure that README and docs give for why the deficit is not computed as a difference.
     clouds = torch.randn(50, 64, 768, generator=torch.Generator().manual_seed(0))
     assert normalized_persistent_entropy(rips_barcode(clouds)[0]).mean().item() == pytest.approx(0.99997, abs=5e-6)
+
+
+# --- Rényi --------------------------------------------------------------------------------------------------------------------
+
+
+def exact_renyi_deficit(lengths: Sequence[float], alpha: float) -> float:
+    """From the definition, with fifty digits."""
+    with localcontext() as context:
+        context.prec = 50
+        exact = [Decimal(length) for length in lengths]
+        shares = [length / sum(exact) for length in exact if length > 0]
+        if math.isinf(alpha):
+            return float(Decimal(len(lengths)).ln() + max(shares).ln())
+        order = Decimal(alpha)
+        if order == 1:
+            return float(Decimal(len(lengths)).ln() + sum(share * share.ln() for share in shares))
+        moment = sum((share.ln() * order).exp() for share in shares)
+        return float(Decimal(len(lengths)).ln() + moment.ln() / (order - 1))
+
+
+ORDERS = [0.01, 0.5, 1 - 1e-9, 1.0, 1 + 1e-9, 1.5, 2.0, 2.0000001, 3.0, 100.0, 1e5, INF]
+
+
+@pytest.mark.parametrize("alpha", ORDERS)
+@pytest.mark.parametrize(
+    "lengths",
+    [[1.0, 1.0, 2.0], [0.0, 1.0, 0.0, 3.0, 2.0], [1e-200, 1.0, 1e-3], [5.0, 5.0, 5.0, 4.0], [0.25, 1e300, 1e299]],
+    ids=str,
+)
+def test_the_renyi_deficit_is_its_definition(lengths: list[float], alpha: float) -> None:
+    assert renyi_deficit(bars_of(lengths), alpha).item() == pytest.approx(exact_renyi_deficit(lengths, alpha), rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_the_renyi_deficit_keeps_its_digits_for_nearly_equal_bars(alpha: float) -> None:
+    lengths = (1 + 1e-4 * torch.randn(63, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).tolist()
+    found = renyi_deficit(bars_of(lengths), alpha).item()
+    assert found == pytest.approx(exact_renyi_deficit(lengths, alpha), rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_the_gradient_of_the_renyi_deficit_is_its_derivative(alpha: float) -> None:
+    lengths = torch.tensor([[1.0, 2.0, 0.5, 0.0], [3.0, 2.9, 0.1, 0.2]], dtype=torch.float64)
+    positive = lengths > 0
+
+    def deficit(x: Tensor) -> Tensor:
+        return renyi_deficit(bars_of(torch.where(positive, x, 0)), alpha)
+
+    assert torch.autograd.gradcheck(deficit, lengths.clone().requires_grad_())
+    if alpha < 100:
+        assert torch.autograd.gradgradcheck(deficit, lengths.clone().requires_grad_())
+
+
+@relaxed
+@given(
+    lengths=st.lists(st.just(0.0) | st.floats(0, 1e3), min_size=1, max_size=12),
+    alphas=st.lists(st.floats(0.05, 50), min_size=2),
+)
+def test_the_renyi_deficit_grows_with_the_order_from_0_to_log_k(lengths: list[float], alphas: list[float]) -> None:
+    persistence = torch.tensor(lengths, dtype=torch.float64, requires_grad=True)
+    deficits = [renyi_deficit(bars_of(persistence), alpha) for alpha in (*sorted(alphas), INF)]
+    values = [deficit.item() for deficit in deficits]
+    assert min(values) >= 0
+    assert max(values) <= math.log(len(lengths)) + 1e-15
+    assert all(small <= large + 1e-9 for small, large in pairwise(values))
+    for deficit in deficits:
+        (grad,) = torch.autograd.grad(deficit, persistence, retain_graph=True)
+        assert not grad.isnan().any()
+        assert (grad[persistence == 0] == 0).all()
+
+
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_bars_of_length_zero_have_gradient_zero_in_the_renyi_deficit(alpha: float) -> None:
+    lengths = torch.tensor([0.0, 1.0, 2.0, 0.0], requires_grad=True)
+    (grad,) = torch.autograd.grad(renyi_deficit(bars_of(lengths), alpha), lengths)
+    assert grad[0] == grad[3] == 0
+    assert grad[1] < 0 < grad[2]
+
+
+def test_of_infinite_order_only_the_longest_bar_shrinks() -> None:
+    lengths = torch.tensor([1.0, 2.0, 5.0, 2.0], dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(renyi_deficit(bars_of(lengths)), lengths)
+    assert grad.tolist() == pytest.approx([-0.1, -0.1, 0.2 - 0.1, -0.1])
+
+
+def test_longest_bars_that_are_equally_long_share_the_gradient() -> None:
+    lengths = torch.tensor([1.0, 4.0, 1.0, 4.0], dtype=torch.float64, requires_grad=True)
+    (grad,) = torch.autograd.grad(renyi_deficit(bars_of(lengths)), lengths)
+    assert grad.tolist() == pytest.approx([-0.1, 0.125 - 0.1, -0.1, 0.125 - 0.1])
+    (at_minimum,) = torch.autograd.grad(renyi_deficit(bars_of(torch.ones_like(lengths) * (lengths / lengths))), lengths)
+    assert at_minimum.abs().max() == 0
+
+
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_padding_does_not_count_in_the_renyi_deficit(alpha: float) -> None:
+    mask = torch.tensor([[True, True, True, False, False], [False] * 5])
+    padded = torch.tensor([[1.0, 1.0, 2.0, 0.0, 0.0], [0.0] * 5], dtype=torch.float64)
+    found = renyi_deficit(bars_of(padded, mask), alpha)
+    assert found.tolist() == pytest.approx([exact_renyi_deficit([1.0, 1.0, 2.0], alpha), 0.0])
+    assert renyi_deficit(bars_of(torch.zeros(3, 0)), alpha).tolist() == [0.0] * 3
+
+
+def test_a_float32_barcode_has_a_float32_renyi_deficit_with_all_its_digits() -> None:
+    lengths = torch.tensor([1.0, 1.0001, 0.9999])
+    found = renyi_deficit(bars_of(lengths), 2.0)
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(exact_renyi_deficit(lengths.tolist(), 2.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_infinite_bars_are_left_out_of_the_renyi_deficit(alpha: float) -> None:
+    lengths = torch.tensor([1.0, INF, 1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    found = renyi_deficit(bars_of(lengths), alpha)
+    assert found.item() == pytest.approx(exact_renyi_deficit([1.0, 1.0, 2.0], alpha))
+    (grad,) = torch.autograd.grad(found, lengths)
+    assert grad[1] == 0
+    assert grad.isfinite().all()
+    collapsed = bars_of([0.0, INF, 0.0])
+    assert renyi_deficit(collapsed, alpha).item() == pytest.approx(LOG2)
+
+
+@pytest.mark.parametrize("alpha", ORDERS)
+def test_nan_stays_nan_in_the_renyi_deficit(alpha: float) -> None:
+    assert renyi_deficit(bars_of([1.0, math.nan, 2.0]), alpha).isnan()
+
+
+@pytest.mark.parametrize(
+    ("alpha", "error", "message"),
+    [
+        (0.0, ValueError, "alpha must be positive; got 0.0"),
+        (-1.0, ValueError, "alpha must be positive; got -1.0"),
+        (math.nan, ValueError, "alpha must be positive; got nan"),
+        ("2", TypeError, "alpha must be a number; got str"),
+    ],
+)
+def test_an_order_that_is_not_positive_is_named(alpha: float, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        renyi_deficit(bars_of([1.0]), alpha)

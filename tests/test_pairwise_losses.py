@@ -361,12 +361,12 @@ def test_derivative_of_a_masked_batch_is_that_of_finite_differences(loss: Regula
     ("make", "error", "message"),
     [
         (lambda: CosineLoss(normalizer="n2"), ValueError, "normalizer must be one of 'pairs', 'published'; got 'n2'"),
-        (lambda: UniformityLoss(t=0), ValueError, "t must be finite and positive; got 0"),
+        (lambda: UniformityLoss(t=0), ValueError, "t must be positive and finite; got 0"),
         (lambda: UniformityLoss(t="2"), TypeError, "t must be a number; got str"),
-        (lambda: KoLeoLoss(eps=-1e-8), ValueError, "eps must be finite and positive; got -1e-08"),
-        (lambda: KoLeoLoss(eps=math.nan), ValueError, "eps must be finite and positive; got nan"),
-        (lambda: SimCTGLoss(margin=2.5), ValueError, r"margin must be finite and in \[0, 2\]; got 2.5"),
-        (lambda: OrthogonalityLoss(mean_weight=-1), ValueError, "mean_weight must be finite and 0 or more; got -1"),
+        (lambda: KoLeoLoss(eps=-1e-8), ValueError, "eps must be positive and finite; got -1e-08"),
+        (lambda: KoLeoLoss(eps=math.nan), ValueError, "eps must be positive and finite; got nan"),
+        (lambda: SimCTGLoss(margin=2.5), ValueError, r"margin must be in \[0, 2\]; got 2.5"),
+        (lambda: OrthogonalityLoss(mean_weight=-1), ValueError, "mean_weight must be at least 0 and finite; got -1"),
         (lambda: OrthogonalityLoss(mean_weight=True), TypeError, "mean_weight must be a number; got bool"),
         (
             lambda: OrthogonalityLoss(mean_weight=0, second_moment_weight=0),

@@ -313,11 +313,11 @@ def test_other_widths_and_types_are_clear_errors(kind: type[Transform]) -> None:
 
 
 def test_bad_sizes_are_clear_errors() -> None:
-    with pytest.raises(ValueError, match="k must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="k must be None or at least 1; got 0"):
         Whiten(0)
-    with pytest.raises(TypeError, match="components must be an int or None; got float"):
+    with pytest.raises(TypeError, match="components must be None or an int; got float"):
         AllButTheTop(1.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="components must be at least 0; got -1"):
+    with pytest.raises(ValueError, match="components must be None or at least 0; got -1"):
         AllButTheTop(-1)
     with pytest.raises(ValueError, match="k must be at most 5, the number of coordinates; got 6"):
         Whiten(6).fit(cloud(9))

@@ -144,7 +144,7 @@ def test_null_of_one_and_two_points_is_one_direction(n: int) -> None:
 
 
 def test_null_of_no_points_or_no_dimensions_is_an_error() -> None:
-    with pytest.raises(ValueError, match="n must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="n must be at least 1 and finite; got 0"):
         participation_ratio_null(0, 3)
     with pytest.raises(ValueError, match="d must be at least 1; got 0"):
         participation_ratio_null(3, 0)
@@ -377,7 +377,7 @@ def test_bad_arguments_have_clear_errors() -> None:
         isoscore_star(points, shrinkage=0.1)
     with pytest.raises(ValueError, match=r"shrinkage must be in \[0, 1\]; got 1.5"):
         isoscore_star(points, shrinkage=1.5, covariance=COVARIANCE)
-    with pytest.raises(TypeError, match="shrinkage must be a float; got str"):
+    with pytest.raises(TypeError, match="shrinkage must be a number; got str"):
         isoscore_star(points, shrinkage="0.1")  # type: ignore[arg-type]
     with pytest.raises(
         ValueError, match=r"covariance must have shape \(5, 5\) for points of 5 coordinates; got \(4, 4\)"
@@ -387,9 +387,9 @@ def test_bad_arguments_have_clear_errors() -> None:
         isoscore_star(points, shrinkage=0.1, covariance=np.eye(5))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="k must be at least 1; got 0"):
         top_variance_share(points, 0)
-    with pytest.raises(TypeError, match="k must be an int, a number of directions; got float"):
+    with pytest.raises(TypeError, match="k must be an int; got float"):
         top_variance_share(points, 1.0)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="eps must be positive; got 0"):
+    with pytest.raises(ValueError, match="eps must be positive and finite; got 0"):
         rankme(points, eps=0)
     with pytest.raises(TypeError, match="points must be a floating-point tensor"):
         isoscore(points.long())
@@ -566,6 +566,28 @@ def test_forgetting_makes_an_average_with_exponential_weights() -> None:
     torch.testing.assert_close(moments.covariance.numpy(), scatter / (weight.sum() - 1))
     with pytest.raises(ValueError, match=r"decay must be in \[0, 1\]; got 2"):
         moments.forget(2)
+
+
+def test_forgetting_leaves_mean_and_second_moment_as_they_were_however_little_remains() -> None:
+    moments = Moments().update(cloud(4))
+    mean, second = moments.mean, moments.second_moment
+    moments.forget(1e-3)
+    torch.testing.assert_close(moments.mean, mean)
+    torch.testing.assert_close(moments.second_moment, second)
+    assert moments.forget(0).second_moment.isfinite().all()
+    assert (moments.covariance == 0).all()
+    assert_same_moments(moments.update(cloud(5, seed=1)), Moments().update(cloud(5, seed=1)))
+
+
+def test_moments_of_one_point_at_a_time_are_those_of_all() -> None:
+    moments = Moments()
+    for point in cloud(7).split(1):
+        moments.update(point)
+    assert_same_moments(moments, Moments().update(cloud(7)))
+    assert (Moments().update(cloud(1)).covariance == 0).all()
+    with pytest.raises(ValueError, match="points must hold at least one cloud of at least one point"):
+        moments.update(torch.zeros(0, 5))
+    assert moments.count == 7
 
 
 def test_moments_restore_into_a_fresh_object_of_unknown_width(tmp_path: Path) -> None:

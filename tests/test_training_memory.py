@@ -195,7 +195,7 @@ def test_memory_names_what_does_not_fit() -> None:
         memory(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="labels must be given at every call or at none; the memory was filled with"):
         memory(torch.zeros(2, 3, 4), labels=torch.zeros(2, 3, dtype=torch.int64))
-    with pytest.raises(TypeError, match="labels must be an integer tensor, one for each point, or None; got list"):
+    with pytest.raises(TypeError, match="labels must be an integer tensor; got list"):
         PointMemory(2)(torch.zeros(2, 3), labels=[1, 2])
     with pytest.raises(ValueError, match=r"labels must have shape \(2,\), one for each point"):
         PointMemory(2)(torch.zeros(2, 3), labels=torch.zeros(3, dtype=torch.int64))
@@ -205,7 +205,7 @@ def test_memory_names_what_does_not_fit() -> None:
     ("size", "error", "message"),
     [
         (0, ValueError, "size must be at least 1; got 0"),
-        (2.0, TypeError, "size must be an int, a number of points; got float"),
+        (2.0, TypeError, "size must be an int; got float"),
         (True, TypeError, "got bool"),
     ],
 )

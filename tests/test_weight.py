@@ -83,8 +83,8 @@ def test_a_weight_has_the_type_of_the_penalty(dtype: torch.dtype) -> None:
         ({"shape": "linear", "warmup": 100, "total": 1000}, ValueError, r"warmup must be in \[0, 1\]; got 100"),
         ({"shape": "linear", "warmup": 0.6, "decay": 0.6, "total": 9}, ValueError, "must be at most 1, all steps"),
         ({"shape": "constant", "warmup": 0.1, "total": 9}, ValueError, 'warmup and decay must be 0 with shape="const'),
-        ({"shape": "linear", "decay": 0.1, "total": 0}, ValueError, "total must be at least 1 step; got 0"),
-        ({"shape": "linear", "decay": 0.1, "total": 9.5}, TypeError, "total must be an int, .*; got float"),
+        ({"shape": "linear", "decay": 0.1, "total": 0}, ValueError, "total must be None or at least 1; got 0"),
+        ({"shape": "linear", "decay": 0.1, "total": 9.5}, TypeError, "total must be None or an int; got float"),
         ({"shape": "linear", "value": -1.0}, ValueError, "value must be at least 0 and finite; got -1.0"),
         ({"shape": "linear", "value": "1"}, TypeError, "value must be a number; got str"),
     ],
@@ -241,12 +241,12 @@ def test_losses_that_do_not_depend_on_the_points_are_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fraction": 0}, "fraction must be above 0"),
-        ({"fraction": -0.1}, "fraction must be at least 0 and finite; got -0.1"),
-        ({"smoothing": 1.0}, "smoothing must be less than 1"),
-        ({"smoothing": 1.5}, r"smoothing must be in \[0, 1\]; got 1.5"),
+        ({"fraction": 0}, "fraction must be positive and finite; got 0; for no penalty at all use make_weight"),
+        ({"fraction": -0.1}, "fraction must be positive and finite; got -0.1"),
+        ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\); got 1.0"),
+        ({"smoothing": 1.5}, r"smoothing must be in \[0, 1\); got 1.5"),
         ({"maximum": 0.5}, "maximum must be at least 1 and finite; got 0.5"),
-        ({"fraction": math.nan}, "fraction must be at least 0 and finite; got nan"),
+        ({"fraction": math.nan}, "fraction must be positive and finite; got nan"),
     ],
 )
 def test_bad_balances_are_named(arguments: dict[str, Any], message: str) -> None:

@@ -29,10 +29,10 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import computable, runs_kernels
+from simplicial_reg._checks import check_count, computable, runs_kernels
 from simplicial_reg.distances import pairwise_distances
 from simplicial_reg.isotropy.barcodes import persistent_entropy_deficit, persistent_entropy_score, prominent_count
-from simplicial_reg.isotropy.dimension import check_count, hubness, mle_dimension, ph_dimension, twonn_dimension
+from simplicial_reg.isotropy.dimension import hubness, mle_dimension, ph_dimension, twonn_dimension
 from simplicial_reg.isotropy.directions import drift_ratio, mean_cosine, outlier_dimension_share, partition_ratio
 from simplicial_reg.isotropy.moments import Moments
 from simplicial_reg.isotropy.spectrum import (

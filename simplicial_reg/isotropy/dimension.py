@@ -49,10 +49,10 @@ from torch import Tensor
 
 from simplicial_reg import _ops
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import check_choice, computable
+from simplicial_reg._checks import check_choice, check_count, check_number, computable
 from simplicial_reg.barcode import rips_barcode
 
-__all__ = ["check_count", "hubness", "mle_dimension", "ph_dimension", "twonn_dimension"]
+__all__ = ["hubness", "mle_dimension", "ph_dimension", "twonn_dimension"]
 
 METRICS = ("euclidean", "precomputed")
 BLOCK = 1 << 24  # distances held at a time: those of 4096 points, 64 MiB in float32
@@ -85,7 +85,7 @@ def twonn_dimension(
         ValueError: for a wrong shape, metric or discard, and on the CPU for NaN or infinity.
 
     Source:
-        Facco et al. 2017, who leave out the last tenth.
+        Facco et al. 2017. The default of discard is that of scikit-dimension.
 
     Example:
         >>> points = torch.rand(500, 2, generator=torch.Generator().manual_seed(0))
@@ -93,9 +93,7 @@ def twonn_dimension(
         >>> round(twonn_dimension(flat).item())
         2
     """
-    _check_number("discard", discard)
-    if not 0 <= discard < 1:
-        raise ValueError(f"discard must be a fraction in [0, 1); got {discard}")
+    check_number("discard", discard, least=0, below=1)
     points, mask = _computable(points, mask, metric)
     with autocast_off(points):
         first, second = _nearest(points, 2, metric, mask).unbind(-1)
@@ -120,8 +118,8 @@ def mle_dimension(
     """Intrinsic dimension from the distances to the k nearest neighbours, by maximum likelihood.
 
     The inverse of the mean of log(r_k / r_j), over the points and over j = 1, ..., k - 1. Levina and Bickel take the mean of the
-    points' dimensions; this is the inverse of the mean of their inverses, which MacKay and Ghahramani derive and which is
-    unbiased for small k too.
+    points' dimensions; this is the inverse of the mean of their inverses, which MacKay and Ghahramani derive: the mean of the
+    logarithms is 1/D in expectation, whatever k is.
 
     Args:
         points: floating tensor ``(n, d)`` or ``(B, n, d)``, a list of ``(n_i, d)``, or distances with ``metric="precomputed"``.
@@ -369,16 +367,3 @@ def _sum_of_bars(
         mask = torch.from_numpy(np.arange(most) < size[:, None]).to(points.device)
     bars = rips_barcode(sample, mask=mask, metric=metric)[0]
     return bars.persistence.sum(-1, dtype=_wide(points))
-
-
-def _check_number(argument: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a float; got {type(value).__name__}")
-
-
-def check_count(argument: str, value: object, least: int) -> None:
-    """Raise if a value is no integer, or less than the least."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{argument} must be an int; got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{argument} must be at least {least}; got {value}")

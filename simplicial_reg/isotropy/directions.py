@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import computable
+from simplicial_reg._checks import check_number, computable
 from simplicial_reg._moments import centred as _centred
 from simplicial_reg._moments import count, directions, mean
 
@@ -93,8 +93,7 @@ def drift_ratio(points: Tensor | Sequence[Tensor], *, mask: Tensor | None = None
         ValueError: for wrong shapes.
 
     Source:
-        The triangle inequality gives the range. Godey, de la Clergerie, Sagot 2023, "Is anisotropy inherent to
-        Transformers?", ask whether such a drift explains high cosines.
+        The triangle inequality gives the range.
 
     Example:
         >>> drift_ratio(torch.tensor([[4.0, 1.0], [4.0, -1.0]]))  # 4 / sqrt 17
@@ -131,17 +130,14 @@ def outlier_dimension_share(
 
     Source:
         Rudman, Chen, Eickhoff 2023, "Outlier dimensions encode task-specific knowledge", call dimensions of exceedingly high
-        variance so; five times the mean is the limit in code that their group published later. Kovaleva et al. 2021, "BERT
-        Busters", and Timkey and van Schijndel 2021, "All bark and no bite", go by magnitude, which ``centred=False`` is
-        closer to (the latter by the share that a dimension has of the mean cosine).
+        variance so. Five times the mean is a convention that we adopt.
 
     Example:
         >>> points = torch.eye(6) * torch.tensor([1.0, 1.0, 10.0, 1.0, 1.0, 1.0])
         >>> outlier_dimension_share(points)  # 100 of 105
         tensor(0.9524)
     """
-    if not factor > 1:
-        raise ValueError(f"factor must be above 1, the mean over coordinates; got {factor}")
+    check_number("factor", factor, above=1)
     points, mask = computable(points, mask)
     with autocast_off(points):
         size = _of_unit_size(_centred(points, mask) if centred else points).square().sum(-2)

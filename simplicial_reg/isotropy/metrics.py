@@ -24,9 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from simplicial_reg._checks import check_choice, computable
+from simplicial_reg._checks import check_choice, check_count, computable
 from simplicial_reg.isotropy import MEASURES
-from simplicial_reg.isotropy.dimension import check_count
 
 try:
     from torchmetrics import Metric

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import computable
+from simplicial_reg._checks import check_number, computable
 from simplicial_reg._moments import centred
 from simplicial_reg.isotropy.spectrum import (
     entropy_of,
@@ -99,7 +99,7 @@ class Moments(nn.Module):
             RuntimeError: before the first point.
         """
         self._check_not_empty()
-        return self.scatter / self.count.clamp_min(1) + torch.outer(self.mean, self.mean)
+        return self.scatter / torch.where(self.count == 0, 1, self.count) + torch.outer(self.mean, self.mean)
 
     def update(self, points: Tensor | Sequence[Tensor], mask: Tensor | None = None) -> Moments:
         """Add points; a batch of clouds is one set of points.
@@ -145,7 +145,7 @@ class Moments(nn.Module):
         return self
 
     def forget(self, decay: float) -> Moments:
-        """Let every point so far count for decay of a point: mean and spread stay, count and scatter shrink.
+        """Let every point so far count for decay of a point: mean and second moment stay, count and scatter shrink.
 
         Args:
             decay: in [0, 1]. Before each batch, it makes of the moments an exponential moving average.
@@ -154,10 +154,10 @@ class Moments(nn.Module):
             Itself.
 
         Raises:
+            TypeError: if decay is not a number.
             ValueError: if decay is not in [0, 1].
         """
-        if not 0 <= decay <= 1:
-            raise ValueError(f"decay must be in [0, 1]; got {decay}")
+        check_number("decay", decay, least=0, most=1)
         with torch.inference_mode(False), torch.no_grad():
             self.count, self.scatter = self.count * decay, self.scatter * decay
         return self

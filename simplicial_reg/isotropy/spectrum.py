@@ -49,12 +49,11 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import computable
+from simplicial_reg._checks import check_count, check_number, computable, is_plain
 from simplicial_reg._moments import centred as deviations_of
 from simplicial_reg._moments import count
 
 __all__ = [
-    "check_shrinkage",
     "effective_rank",
     "entropy_of",
     "isoscore",
@@ -146,13 +145,14 @@ def participation_ratio_null(n: float, d: int) -> float:
     Exactly, ``1 / E[1 / PR]``; by Jensen's inequality a little less than E[PR]. It goes to d for n much larger than d.
 
     Args:
-        n: number of points, at least 1.
+        n: number of points, at least 1; a fraction where points have weights.
         d: number of dimensions, at least 1.
 
     Returns:
         A number in [1, d]. The IsoScore that belongs to it is ``(n - 2) / (n + d)`` for n >= 2.
 
     Raises:
+        TypeError: if n is not a number or d is not an int.
         ValueError: if n or d is less than 1.
 
     Source:
@@ -162,9 +162,8 @@ def participation_ratio_null(n: float, d: int) -> float:
         >>> participation_ratio_null(64, 768)  # a batch of 64 cannot look more isotropic than this
         58.15625
     """
-    for argument, size in (("n", n), ("d", d)):
-        if size < 1:
-            raise ValueError(f"{argument} must be at least 1; got {size}")
+    check_number("n", n, least=1)
+    check_count("d", d, 1)
     return float(_null(max(n - 1, 1), d))
 
 
@@ -237,8 +236,8 @@ def isoscore_star(
         >>> isoscore_star(line, shrinkage=0.5, covariance=torch.eye(2))  # the score of diag(3/2, 1/2): 4 / 2.5 - 1
         tensor(0.6000)
     """
+    check_number("shrinkage", shrinkage, least=0, most=1)
     points, mask = computable(points, mask)
-    shrinkage = check_shrinkage(shrinkage)
     if shrinkage > 0:
         _check_covariance(covariance, points.shape[-1])
     with autocast_off(points):
@@ -247,19 +246,11 @@ def isoscore_star(
 
 def isoscore_star_of(matrix: Tensor, shrinkage: float = 0.0, covariance: Tensor | None = None) -> Tensor:
     """IsoScore* of a covariance ``(d, d)`` itself, with the arguments of `isoscore_star`."""
-    if check_shrinkage(shrinkage) > 0:
+    check_number("shrinkage", shrinkage, least=0, most=1)
+    if shrinkage > 0:
         _check_covariance(covariance, len(matrix))
         matrix = torch.lerp(matrix, covariance.to(matrix), shrinkage)  # type: ignore[union-attr]  # checked
     return isoscore_of(matrix.trace(), matrix.square().sum(), len(matrix))
-
-
-def check_shrinkage(shrinkage: Any) -> float:
-    """The weight of the shrinkage covariance, if it is a number in [0, 1]."""
-    if isinstance(shrinkage, bool) or not isinstance(shrinkage, (int, float)):
-        raise TypeError(f"shrinkage must be a float; got {type(shrinkage).__name__}")
-    if not 0 <= shrinkage <= 1:
-        raise ValueError(f"shrinkage must be in [0, 1]; got {shrinkage}")
-    return float(shrinkage)
 
 
 def _check_covariance(covariance: Any, d: int) -> None:
@@ -327,7 +318,7 @@ def within(value: Tensor, low: float, high: float) -> Tensor:
 
 def squared_norm(points: Tensor, extra: Tensor | None = None) -> Tensor:
     """``||X' X + extra||²``, Frobenius, ``(...)``, by the smaller product; extra is a symmetric constant ``(d, d)``."""
-    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(points):
+    if not is_plain(points):
         return _squared_norm(points, extra)[0]
     value: Tensor = _SquaredNorm.apply(points, extra)  # type: ignore[no-untyped-call]
     return value
@@ -436,15 +427,14 @@ def rankme(points: Tensor | Sequence[Tensor], *, eps: float = 1e-7, mask: Tensor
         ValueError: for wrong shapes, or if eps is not positive.
 
     Source:
-        Garrido et al. 2023; eps = 1e-7 is theirs.
+        Garrido et al. 2023. The default of eps is about the precision of float32.
 
     Example:
         >>> import torch
         >>> round(rankme(torch.eye(4)).item(), 3)
         4.0
     """
-    if not eps > 0:
-        raise ValueError(f"eps must be positive; got {eps}")
+    check_number("eps", eps, above=0)
     points, mask = computable(points, mask)
     with autocast_off(points):
         return rankme_of(_singular_values(points, mask, centred=False), count(points, mask), eps)
@@ -520,10 +510,7 @@ def top_variance_share(
         >>> top_variance_share(torch.tensor([[2.0, 0], [-2, 0], [0, 1], [0, -1]]))  # variances 8/3 and 2/3
         tensor(0.8000)
     """
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, a number of directions; got {type(k).__name__}")
-    if k < 1:
-        raise ValueError(f"k must be at least 1; got {k}")
+    check_count("k", k, 1)
     points, mask = computable(points, mask)
     with autocast_off(points):
         matrix, finite = _finite(deviations_of(points, mask) if centred else points)

@@ -8,14 +8,13 @@ tensor(1.)
 """
 
 from simplicial_reg.regularizers._base import Regularizer
+from simplicial_reg.regularizers.comparison import RTDLoss, TopologicalSignatureLoss
 from simplicial_reg.regularizers.covariance import DecorrelationLoss, IsoScoreStarLoss, SpectrumLoss, VICRegLoss
 from simplicial_reg.regularizers.pairwise import CosineLoss, KoLeoLoss, OrthogonalityLoss, SimCTGLoss, UniformityLoss
 from simplicial_reg.regularizers.sliced import SIGRegLoss
 from simplicial_reg.regularizers.topological import (
     ConnectivityLoss,
     PersistentEntropyLoss,
-    RTDLoss,
-    TopologicalSignatureLoss,
     TotalPersistenceLoss,
     shrink_the_longest,
 )

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import computable
+from simplicial_reg._checks import check_labels, computable
 
-__all__ = ["Regularizer", "by_label"]
+__all__ = ["DIRECTIONS", "NORMALIZERS", "Regularizer", "by_label"]
+
+DIRECTIONS = ("decrease", "increase")  # what a loss does to the quantity that it is made of
+NORMALIZERS = ("pairs", "published")  # what a sum over pairs is divided by: their number, or what the authors take
 
 
 class Regularizer(nn.Module):
@@ -89,7 +92,9 @@ def by_label(points: Tensor, mask: Tensor | None, labels: Any) -> tuple[Tensor, 
     Returns:
         Points ``(C, m, d)``, zero where padded, and mask ``(C, m)``, for C pairs of a cloud and a label that occurs in it.
     """
-    _check_labels(labels, points)
+    if labels is None:
+        raise ValueError("labels must be given with per_label=True, one integer for each point; got None")
+    check_labels(labels, points)
     cloud = torch.arange(labels.numel(), device=points.device) // labels.shape[-1]
     real = torch.arange(labels.numel(), device=points.device)
     key = torch.stack([cloud, labels.flatten().long()], 1)
@@ -103,18 +108,3 @@ def by_label(points: Tensor, mask: Tensor | None, labels: Any) -> tuple[Tensor, 
     member = real[order[(start.unsqueeze(1) + place).clamp(max=len(order) - 1)]]
     clouds = points.flatten(0, -2)[member]
     return torch.where(filled.unsqueeze(-1), clouds, 0), filled
-
-
-def _check_labels(labels: Any, points: Tensor) -> None:
-    if labels is None:
-        raise ValueError("labels must be given with per_label=True, one integer for each point; got None")
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be an integer tensor; got {got}")
-    if labels.shape != points.shape[:-1]:
-        raise ValueError(
-            f"labels must have shape {tuple(points.shape[:-1])}, one for each point of points {tuple(points.shape)}; "
-            f"got {tuple(labels.shape)}"
-        )
-    if labels.device != points.device:
-        raise ValueError(f"labels must be on the device of points, {points.device}; got {labels.device}")

@@ -32,21 +32,20 @@ Deny 2021, "Barlow Twins: Self-Supervised Learning via Redundancy Reduction".
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from simplicial_reg._checks import check_choice
+from simplicial_reg._checks import check_choice, check_number
 from simplicial_reg._moments import centred as deviations_of
 from simplicial_reg._moments import count, directions
-from simplicial_reg.isotropy.moments import Moments
-from simplicial_reg.isotropy.spectrum import check_shrinkage, isoscore_star, spectral_entropy, squared_norm, within
-from simplicial_reg.regularizers._base import Regularizer
+from simplicial_reg.isotropy.moments import BUFFERS, Moments
+from simplicial_reg.isotropy.spectrum import isoscore_star, spectral_entropy, squared_norm, within
+from simplicial_reg.regularizers._base import DIRECTIONS, NORMALIZERS, Regularizer
 
 __all__ = ["DecorrelationLoss", "IsoScoreStarLoss", "SpectrumLoss", "VICRegLoss"]
-
-DIRECTIONS = ("increase", "decrease")
-NORMALIZERS = ("pairs", "published")
 
 
 class IsoScoreStarLoss(Regularizer):
@@ -61,10 +60,12 @@ class IsoScoreStarLoss(Regularizer):
         for batch in batches:                       # once an epoch, in the authors' code, from 250,000 points
             loss.update_covariance(model(batch))    # no gradient is kept
 
-    or decay is set, and each call in training mode refreshes it with the points it is called with, before it is used (so
-    the first call uses their own covariance): the points of k calls ago count for decay^k of a point. Calls in evaluation mode do
-    not change it. It is computed in float64, saved in the state_dict, restored into a new object whatever its width, moves with the
-    module, and stays float64 when the module is cast. No gradient flows into it.
+    or decay is set, and each call in training mode, with gradients enabled or not, refreshes it with the points it is called
+    with, before it is used (so the first call uses their own covariance): the points of k calls ago count for decay^k of a
+    point. Calls in evaluation mode, and calls with points that are not finite, do not change it.
+
+    The covariance is computed in float64, saved in the state_dict, restored into a new object whatever its width, moves with
+    the module, and stays float64 when the module is cast. No gradient flows into it.
 
     Args:
         shrinkage: the authors' zeta, in [0, 1], the weight of that covariance; theirs is 0.2 in training. With 0, which is
@@ -74,7 +75,7 @@ class IsoScoreStarLoss(Regularizer):
         per_label: one cloud for each label, instead of one for all points. The shrinkage covariance is that of all points.
 
     Raises:
-        TypeError: if shrinkage is not a float.
+        TypeError: if shrinkage or decay is not a number.
         ValueError: if an argument is out of range.
         RuntimeError: when called with shrinkage > 0 and no covariance.
 
@@ -103,9 +104,9 @@ class IsoScoreStarLoss(Regularizer):
     ) -> None:
         super().__init__(per_label=per_label)
         check_choice("direction", direction, DIRECTIONS)
-        if decay is not None and not 0 <= decay <= 1:
-            raise ValueError(f"decay must be None or in [0, 1]; got {decay}")
-        self.shrinkage = check_shrinkage(shrinkage)
+        check_number("shrinkage", shrinkage, least=0, most=1)
+        check_number("decay", decay, least=0, most=1, optional=True)
+        self.shrinkage = shrinkage
         self.direction = direction
         self.decay = decay
         self.moments = Moments()
@@ -127,13 +128,26 @@ class IsoScoreStarLoss(Regularizer):
         if self.shrinkage == 0:
             return None
         if self.decay is not None and self.training:
-            self.moments.forget(self.decay).update(points, mask)
+            self._refresh(self.decay, points, mask)
         if not self.moments.width:
             raise RuntimeError(
                 f"shrinkage={self.shrinkage:g} needs a covariance, and there is none yet; call update_covariance(points), or "
                 "set decay, which takes it from the points of the training steps"
             )
         return self.moments.covariance
+
+    def _refresh(self, decay: float, points: Tensor, mask: Tensor | None) -> None:
+        """Take the points into the average, unless one of them is not finite, which would stay in it for ever."""
+        moments = self.moments
+        earlier = {name: getattr(moments, name) for name in BUFFERS} if moments.width else {}
+        moments.forget(decay).update(points, mask)
+        with torch.inference_mode(False), torch.no_grad():
+            finite = moments.mean.isfinite().all()
+            for name in BUFFERS:
+                now = getattr(moments, name)
+                setattr(
+                    moments, name, torch.where(finite, now, earlier.get(name, torch.zeros_like(now)).to(now.device))
+                )
 
 
 class SpectrumLoss(Regularizer):
@@ -165,7 +179,7 @@ class SpectrumLoss(Regularizer):
         """See the class."""
         rank = (count(points, mask) - int(self.centred)).clamp(1, points.shape[-1])
         deficit = rank.log() - spectral_entropy(points, mask, self.centred)
-        return within(deficit, 0, float("inf"))
+        return within(deficit, 0, math.inf)
 
 
 class VICRegLoss(Regularizer):
@@ -183,6 +197,10 @@ class VICRegLoss(Regularizer):
         target: standard deviation up to which a coordinate is pushed, in the unit of the points.
         eps: added to variances, so that the root has a derivative; in the unit of the points squared.
         per_label: one cloud for each label, instead of one for all points.
+
+    Raises:
+        TypeError: if an argument is not a number.
+        ValueError: if a weight is negative or both are zero, or if target or eps is not positive.
 
     Source:
         Bardes, Ponce, LeCun 2022; all defaults are those of their code.
@@ -208,8 +226,12 @@ class VICRegLoss(Regularizer):
         per_label: bool = False,
     ) -> None:
         super().__init__(per_label=per_label)
-        if not eps > 0:
-            raise ValueError(f"eps must be positive; got {eps}")
+        check_number("variance", variance, least=0)
+        check_number("covariance", covariance, least=0)
+        check_number("target", target, above=0)
+        check_number("eps", eps, above=0)
+        if variance == 0 == covariance:
+            raise ValueError("variance or covariance must be positive; got 0 for both, which is no loss")
         self.variance = variance
         self.covariance = covariance
         self.target = target
@@ -237,8 +259,12 @@ class DecorrelationLoss(Regularizer):
     A coordinate without variance counts as correlated with every other one, with gradient zero, so that collapse has the largest
     value; in one dimension, without pairs, the loss is 0. An isotropic Gaussian has 1 / (n - 1) in the mean.
 
+    Raises:
+        ValueError: for another normalizer.
+
     Source:
-        Zbontar et al. 2021 and their code, which adds 1e-5 to the variances.
+        Zbontar et al. 2021, and their code for the weight. Batch normalisation, as there, adds a constant to the variances; here
+        nothing is added.
 
     Example:
         >>> import torch
@@ -267,5 +293,5 @@ def _off_diagonal(points: Tensor) -> Tensor:
     """``sum_{i != j} (X' X)_ij²``, ``(...)``."""
     if points.shape[-2] < points.shape[-1]:
         # X' X has rank n - 1 < d: it cannot be close to diagonal, unless a few coordinates have all the variance.
-        return within(squared_norm(points) - points.square().sum(-2).square().sum(-1), 0, float("inf"))
+        return within(squared_norm(points) - points.square().sum(-2).square().sum(-1), 0, math.inf)
     return 2 * (points.mT @ points).tril(-1).square().sum((-2, -1))

@@ -29,18 +29,15 @@ Sources: with each class.
 
 from __future__ import annotations
 
-import math
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from simplicial_reg._checks import check_choice
+from simplicial_reg._checks import check_choice, check_number
 from simplicial_reg._moments import count, directions
 from simplicial_reg._ops import pairwise_lengths
 from simplicial_reg.distances import length_between
 from simplicial_reg.isotropy.directions import mean_cosine
-from simplicial_reg.regularizers._base import Regularizer
+from simplicial_reg.regularizers._base import NORMALIZERS, Regularizer
 
 __all__ = ["CosineLoss", "KoLeoLoss", "OrthogonalityLoss", "SimCTGLoss", "UniformityLoss"]
 
@@ -70,9 +67,9 @@ class CosineLoss(Regularizer):
         (tensor(0.3333), tensor(0.2222))
     """
 
-    def __init__(self, *, normalizer: Literal["pairs", "published"] = "pairs", per_label: bool = False) -> None:
+    def __init__(self, *, normalizer: str = "pairs", per_label: bool = False) -> None:
         super().__init__(per_label=per_label)
-        check_choice("normalizer", normalizer, ("pairs", "published"))
+        check_choice("normalizer", normalizer, NORMALIZERS)
         self.normalizer = normalizer
 
     def cloud_losses(self, points: Tensor, mask: Tensor | None) -> Tensor:
@@ -108,7 +105,7 @@ class UniformityLoss(Regularizer):
 
     def __init__(self, *, t: float = 2.0, per_label: bool = False) -> None:
         super().__init__(per_label=per_label)
-        _check_number("t", t, above=0)
+        check_number("t", t, above=0)
         self.t = t
 
     def cloud_losses(self, points: Tensor, mask: Tensor | None) -> Tensor:
@@ -151,7 +148,7 @@ class KoLeoLoss(Regularizer):
 
     def __init__(self, *, eps: float = 1e-8, per_label: bool = False) -> None:
         super().__init__(per_label=per_label)
-        _check_number("eps", eps, above=0)
+        check_number("eps", eps, above=0)
         self.eps = eps
 
     def cloud_losses(self, points: Tensor, mask: Tensor | None) -> Tensor:
@@ -195,7 +192,7 @@ class SimCTGLoss(Regularizer):
 
     def __init__(self, *, margin: float = 0.5, per_label: bool = False) -> None:
         super().__init__(per_label=per_label)
-        _check_number("margin", margin, least=0, most=2)
+        check_number("margin", margin, least=0, most=2)
         self.margin = margin
 
     def cloud_losses(self, points: Tensor, mask: Tensor | None) -> Tensor:
@@ -234,8 +231,8 @@ class OrthogonalityLoss(Regularizer):
 
     def __init__(self, *, mean_weight: float = 1.0, second_moment_weight: float = 1.0, per_label: bool = False) -> None:
         super().__init__(per_label=per_label)
-        _check_number("mean_weight", mean_weight, least=0)
-        _check_number("second_moment_weight", second_moment_weight, least=0)
+        check_number("mean_weight", mean_weight, least=0)
+        check_number("second_moment_weight", second_moment_weight, least=0)
         if mean_weight == 0 == second_moment_weight:
             raise ValueError("mean_weight or second_moment_weight must be positive; got 0 for both, which is no loss")
         self.mean_weight = mean_weight
@@ -261,13 +258,3 @@ def _pairs(points: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         pairs = pairs & mask.unsqueeze(-1) & mask.unsqueeze(-2)
     real = count(points, mask)
     return pairs, real * (real - 1)
-
-
-def _check_number(
-    argument: str, value: object, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
-) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number; got {type(value).__name__}")
-    if not (math.isfinite(value) and value > above and least <= value <= most):
-        wanted = "positive" if above == 0 else f"in [{least}, {most}]" if most < math.inf else "0 or more"
-        raise ValueError(f"{argument} must be finite and {wanted}; got {value}")

@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._autocast import autocast_off
-from simplicial_reg._checks import computable
+from simplicial_reg._checks import check_count, computable
 from simplicial_reg._moments import count
 from simplicial_reg.regularizers._base import Regularizer
 
@@ -75,7 +75,7 @@ def sigreg(points: Tensor | Sequence[Tensor], slices: Tensor, *, knots: int = 17
         >>> sigreg(torch.tensor([[0.0, 5.0], [0.0, 6.0]]), along)
         tensor(0.8041)
     """
-    _check_int("knots", knots, least=2)
+    check_count("knots", knots, 2)
     points, mask = computable(points, mask)
     if not isinstance(slices, Tensor) or slices.ndim != 2 or slices.shape[0] != points.shape[-1]:
         got = tuple(slices.shape) if isinstance(slices, Tensor) else type(slices).__name__
@@ -140,9 +140,9 @@ class SIGRegLoss(Regularizer):
         per_label: bool = False,
     ) -> None:
         super().__init__(per_label=per_label)
-        _check_int("slices", slices, least=1)
-        _check_int("knots", knots, least=2)
-        _check_int("seed", seed, least=0)
+        check_count("slices", slices, 1)
+        check_count("knots", knots, 2)
+        check_count("seed", seed, 0)
         if generator is not None and not isinstance(generator, torch.Generator):
             raise TypeError(f"generator must be a torch.Generator or None; got {type(generator).__name__}")
         if generator is not None and generator.device.type != "cpu":
@@ -242,10 +242,3 @@ class _TrigonometricSums(torch.autograd.Function):
             at = slice(k, k + 1)
             slope = torch.addcmul(torch.addcmul(slope, c, of_sine[..., at, :]), s, of_cosine[..., at, :], value=-1)
         return slope * weight.unsqueeze(-1), None, None
-
-
-def _check_int(argument: str, value: object, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int; got {type(value).__name__}")
-    if value < least:
-        raise ValueError(f"{argument} must be at least {least}; got {value}")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from simplicial_reg._checks import computable
+from simplicial_reg._checks import check_labels, computable
 
 __all__ = ["Cloud", "as_cloud"]
 
@@ -29,14 +29,5 @@ def as_cloud(points: Tensor | Sequence[Tensor], mask: Tensor | None, labels: Any
     points, mask = computable(points, mask)
     if labels is None:
         return Cloud(points, mask)
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels must be an integer tensor, one for each point, or None; got {got}")
-    if labels.shape != points.shape[:-1]:
-        raise ValueError(
-            f"labels must have shape {tuple(points.shape[:-1])}, one for each point of points {tuple(points.shape)}; "
-            f"got {tuple(labels.shape)}"
-        )
-    if labels.device != points.device:
-        raise ValueError(f"labels must be on the device of points, {points.device}; got {labels.device}")
+    check_labels(labels, points)
     return Cloud(points, mask, labels.to(torch.int64))

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from simplicial_reg._checks import check_choice
+from simplicial_reg._checks import check_choice, check_count
 from simplicial_reg.training._cloud import Cloud, as_cloud
 
 __all__ = ["gather_points"]
@@ -84,9 +84,11 @@ def gather_points(
                 [1.]])
     """
     check_choice("reduction", reduction, REDUCTIONS)
+    check_count("size", size, 1, optional=True)
     cloud = as_cloud(points, mask, labels)
     n = cloud.points.shape[-2]
-    _check_size(size, n)
+    if size is not None and n > size:
+        raise ValueError(f"size must be at least the number of points of every rank; got {size} for {n} points")
     if not distributed.is_available() or not distributed.is_initialized():
         return cloud
     ranks = distributed.get_world_size(group)
@@ -166,12 +168,3 @@ def _padded(tensor: Tensor, length: int, dim: int) -> Tensor:
 
 def _joined(parts: Sequence[Tensor], counts: Sequence[int], dim: int) -> Tensor:
     return torch.cat([part.narrow(dim, 0, count) for part, count in zip(parts, counts, strict=True)], dim)
-
-
-def _check_size(size: Any, n: int) -> None:
-    if size is None:
-        return
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"size must be an int, a number of points, or None; got {type(size).__name__}")
-    if n > size:
-        raise ValueError(f"size must be at least the number of points of every rank; got {size} for {n} points")

@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simplicial_reg._checks import runs_kernels
+from simplicial_reg._checks import check_count, runs_kernels
 from simplicial_reg.training._cloud import Cloud, as_cloud
 
 __all__ = ["GradientCache", "PointMemory", "cached_backward", "subsample"]
@@ -86,7 +86,7 @@ class PointMemory(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        _check_size(size)
+        check_count("size", size, 1)
         self.size = size
         for name in Cloud._fields:
             self.register_buffer(name, None)
@@ -467,7 +467,7 @@ def subsample(
         >>> cloud.points.squeeze(1), cloud.mask
         (tensor([2., 4., 5.]), tensor([True, True, True]))
     """
-    _check_size(size)
+    check_count("size", size, 1)
     cloud = as_cloud(points, mask, labels)
     if size >= cloud.points.shape[-2]:
         return cloud
@@ -491,13 +491,6 @@ def subsample(
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------------------
-
-
-def _check_size(size: object) -> None:
-    if isinstance(size, bool) or not isinstance(size, int):
-        raise TypeError(f"size must be an int, a number of points; got {type(size).__name__}")
-    if size < 1:
-        raise ValueError(f"size must be at least 1; got {size}")
 
 
 def _rows(points: Tensor, index: Tensor) -> Tensor:

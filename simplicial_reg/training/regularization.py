@@ -16,15 +16,17 @@ same points, so they skip together. To see whether points are finite, the host w
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from simplicial_reg._checks import check_choice
 from simplicial_reg.regularizers import REGULARIZERS, Regularizer
-from simplicial_reg.training._cloud import Cloud
+from simplicial_reg.training._cloud import Cloud, as_cloud
 from simplicial_reg.training._pooling import Pooling
 from simplicial_reg.training.distributed import REDUCTIONS, gather_points
 from simplicial_reg.training.memory import PointMemory, subsample
@@ -34,36 +36,40 @@ from simplicial_reg.training.weight import BalancedWeight, Weight, make_weight
 __all__ = ["Regularization"]
 
 FAILURES = ("raise", "skip")
+OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)  # the second exists without CUDA too
 
 
 class Regularization(nn.Module):
     """Adds weighted regularizers of a model's hidden states to its task loss.
 
     It is made once, before training; it puts hooks on the model (`close` removes them) and is then called with the task loss of
-    every forward. In evaluation mode it returns the task loss as it is. Call `advance` after each step of the optimizer. Its state
-    (step, memory, weights, covariances of I-STAR) is in its own `state_dict`: save it beside the model's, to resume exactly.
+    every forward. In evaluation mode, and where gradients are off, it returns the task loss as it is. Call `advance` after each
+    step of the optimizer. Its state (step, memory, weights, covariances of I-STAR) is in its own `state_dict`: save it beside the
+    model's, to resume exactly.
 
     Args:
         model: any ``nn.Module``, also wrapped by torch.compile, DistributedDataParallel or PEFT.
         regularizer: a name in ``REGULARIZERS``, a `Regularizer`, or a mapping of names, which you choose, to these.
-        weight: a number, a `Weight`, or a mapping with the names of the regularizers; None is ``BalancedWeight()`` for each: its gradient at
-            the hidden states has a tenth of the norm of the task loss's.
+        weight: a number, a `Weight` (of which each gets a copy), or a mapping with the names of the regularizers; None is
+            ``BalancedWeight()`` for each: its gradient at the hidden states has a tenth of the norm of the task loss's. In a model that
+            torch.compile compiles as a whole, the task loss is not computed from the hidden states but beside them, and a
+            `BalancedWeight` says so: there, compile block by block, or give a number or a `schedule`.
         layer: which hidden states, as for `Tap`.
         pooling: how a state becomes points, as for `Tap`.
         cloud: what makes one cloud, as for `Tap`.
         include_padding: as for `Tap`.
         forwards: as for `Tap`.
         batch_first: as for `Tap`.
-        memory: how many points of earlier batches are added to the cloud (`PointMemory`).
+        memory: how many points of earlier batches are added to the cloud (`PointMemory`); not for ``cloud="sentence"``.
         max_points: the most points of a cloud, drawn anew at each step (`subsample`); None for all.
-        seed: of that draw; step and seed together decide it, so a resumed run draws the same.
+        seed: of that draw, at least 0; step and seed together decide it, so a resumed run draws the same.
         gather: whether the points of all ranks of torch.distributed form one cloud.
         reduction: what the training loop does with gradients over ranks: ``"mean"`` (DDP) or ``"sum"``; see `gather_points`.
         on_failure: ``"raise"`` or ``"skip"``, for points that are not finite and an engine that is out of memory.
 
     Raises:
         TypeError: for arguments of another type.
-        ValueError: for an unknown name or choice, and whatever `Tap` raises.
+        ValueError: for an unknown name or choice, a number out of range, a regularizer that compares two clouds, and whatever `Tap` raises.
 
     Example:
         >>> import torch
@@ -105,6 +111,14 @@ class Regularization(nn.Module):
         super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)
         check_choice("on_failure", on_failure, FAILURES)
+        _check_int("memory", memory, 0)
+        _check_int("max_points", 1 if max_points is None else max_points, 1)
+        _check_int("seed", seed, 0)
+        if memory and cloud == "sentence":
+            raise ValueError(
+                'memory must be 0 for cloud="sentence": earlier sentences are other clouds, not more points of these; '
+                f"got {memory}"
+            )
         if gather and cloud == "sentence":
             gather = False  # a sentence is on one rank
         self.regularizers = nn.ModuleDict(_regularizers(regularizer))
@@ -148,12 +162,15 @@ class Regularization(nn.Module):
             A scalar.
 
         Raises:
+            TypeError: if ``task_loss`` is not a tensor.
+            ValueError: if it is not one number, and whatever `Tap.read` and the regularizers raise.
             RuntimeError: if the model has not run; and, for ``on_failure="raise"``, for points that are not finite.
-            MemoryError: if an engine is out of memory.
+            MemoryError: if an engine is out of memory; on an accelerator, torch's own error.
         """
-        if not self.training:
+        if not self.training or not torch.is_grad_enabled():
             self.tap.forget()
             return task_loss
+        _check_task_loss(task_loss)
         self.logs = {"task_loss": task_loss.detach() / scale}
         states = self.tap.states()
         cloud = self._cloud(self.tap.read(mask=mask, labels=labels if self._uses_labels else None))
@@ -162,7 +179,7 @@ class Regularization(nn.Module):
         if self.memory is not None:
             cloud = self.memory(*cloud)
         if self.max_points is not None:
-            generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
+            generator = _generator(self.seed, self.step)
             cloud = subsample(cloud.points, self.max_points, mask=cloud.mask, labels=cloud.labels, generator=generator)
         self.points = cloud._replace(points=cloud.points.detach())
         loss = task_loss
@@ -195,7 +212,7 @@ class Regularization(nn.Module):
 
     def _cloud(self, cloud: Cloud) -> Cloud:
         if not self.gather:
-            return cloud
+            return as_cloud(*cloud)  # zero where masked out, as the gathered points are
         return gather_points(cloud.points, mask=cloud.mask, labels=cloud.labels, reduction=self.reduction)
 
     def _is_finite(self, cloud: Cloud, states: Sequence[Tensor]) -> bool:
@@ -216,11 +233,13 @@ class Regularization(nn.Module):
     def _penalty(self, name: str, regularizer: nn.Module, cloud: Cloud) -> Tensor | None:
         try:
             penalty: Tensor = regularizer(cloud.points, mask=cloud.mask, labels=cloud.labels)
-        except MemoryError as error:
+        except OUT_OF_MEMORY as error:
             if self.on_failure == "skip":
                 self.skipped += 1
                 return None
-            raise MemoryError(
+            # Not type(error): NumPy's own MemoryError does not take a message.
+            kind = MemoryError if isinstance(error, MemoryError) else torch.cuda.OutOfMemoryError
+            raise kind(
                 f"step {self.step}: {name} ran out of memory on points {tuple(cloud.points.shape)} ({error}); set max_points, or "
                 'on_failure="skip" to go on with the task loss alone'
             ) from error
@@ -231,29 +250,68 @@ def _regularizers(regularizer: Any) -> dict[str, nn.Module]:
     if isinstance(regularizer, Mapping):
         if not regularizer:
             raise ValueError("regularizer must name at least one; got an empty mapping")
-        return {name: _regularizer(one) for name, one in regularizer.items()}
-    if isinstance(regularizer, Regularizer):
-        names = [name for name, kind in REGULARIZERS.items() if type(regularizer) is kind]
-        return {names[0] if names else "regularizer": regularizer}
-    return {regularizer: _regularizer(regularizer)}
+        return {_name(name): _regularizer(one) for name, one in regularizer.items()}
+    one = _regularizer(regularizer)
+    names = [name for name, kind in REGULARIZERS.items() if type(one) is kind]
+    return {names[0] if names else "regularizer": one}
+
+
+def _name(name: Any) -> str:
+    """A name that a submodule may have, and that is not a log's already."""
+    if not isinstance(name, str):
+        raise TypeError(f"the names of a mapping of regularizers must be str; got {type(name).__name__}")
+    if not name or "." in name or name == "task_loss" or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"a regularizer must have another name than {name!r}: not empty, without a dot, and neither 'task_loss' nor "
+            "a name that torch.nn.ModuleDict uses itself"
+        )
+    return name
 
 
 def _regularizer(regularizer: Any) -> Regularizer:
-    if isinstance(regularizer, Regularizer):
-        return regularizer
-    if not isinstance(regularizer, str):
-        raise TypeError(
-            f"regularizer must be a name, a Regularizer, or a mapping of names to these; got {type(regularizer).__name__}"
+    if isinstance(regularizer, str):
+        check_choice("regularizer", regularizer, REGULARIZERS)
+        regularizer = REGULARIZERS[regularizer]()
+    if not isinstance(regularizer, Regularizer):
+        got = f"the class {regularizer.__name__}" if isinstance(regularizer, type) else type(regularizer).__name__
+        raise TypeError(f"regularizer must be a name, a Regularizer, or a mapping of names to these; got {got}")
+    if "other" in inspect.signature(regularizer.forward).parameters:
+        raise ValueError(
+            f"regularizer must be a loss of one cloud; {type(regularizer).__name__} compares two: read the points with a Tap and "
+            "call it with other=..., such as the hidden states of the frozen model"
         )
-    check_choice("regularizer", regularizer, REGULARIZERS)
-    return REGULARIZERS[regularizer]()
+    return regularizer
 
 
 def _weights(weight: Any, regularizers: nn.ModuleDict, *, synchronized: bool) -> dict[str, nn.Module]:
     if isinstance(weight, Mapping):
         if weight.keys() != regularizers.keys():
-            raise ValueError(f"weight must name the regularizers {sorted(regularizers)}; got {sorted(weight)}")
-        return {name: make_weight(one) for name, one in weight.items()}
-    if weight is None:
+            raise ValueError(
+                f"weight must name the regularizers {sorted(regularizers)}; got {sorted(map(str, weight))}"
+            )
+    elif weight is None:
         return {name: BalancedWeight(synchronized=synchronized) for name in regularizers}
-    return {name: copy.deepcopy(make_weight(weight)) for name in regularizers}
+    else:
+        weight = dict.fromkeys(regularizers, weight)
+    # Copies: a weight that two regularizers shared would average over both and advance twice in every step.
+    return {name: copy.deepcopy(make_weight(one)) for name, one in weight.items()}
+
+
+def _check_int(argument: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{argument} must be an int; got {type(value).__name__}")
+    if value < low:
+        raise ValueError(f"{argument} must be at least {low}; got {value}")
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    # Of a seed, torch's generator on the CPU reads the lower 32 bits only, so the two are mixed before.
+    mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint32)
+    return torch.Generator().manual_seed(int(mixed[0]))
+
+
+def _check_task_loss(task_loss: Any) -> None:
+    if not isinstance(task_loss, Tensor):
+        raise TypeError(f"task_loss must be a tensor, a scalar with its graph; got {type(task_loss).__name__}")
+    if task_loss.numel() != 1:
+        raise ValueError(f"task_loss must be one number; got shape {tuple(task_loss.shape)}; use task_loss.mean()")

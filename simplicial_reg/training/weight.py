@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from simplicial_reg._checks import check_choice
+from simplicial_reg._checks import check_choice, check_count, check_number
 
 __all__ = ["BalancedWeight", "ScheduledWeight", "Weight", "make_weight", "schedule"]
 
@@ -78,22 +78,19 @@ class ScheduledWeight(Weight):
         total: int | None = None,
     ) -> None:
         super().__init__()
-        _check_number("value", value, 0.0, math.inf)
+        check_number("value", value, least=0)
         check_choice("shape", shape, SHAPES)
-        _check_number("warmup", warmup, 0.0, 1.0)
-        _check_number("decay", decay, 0.0, 1.0)
+        check_number("warmup", warmup, least=0, most=1)
+        check_number("decay", decay, least=0, most=1)
         if warmup + decay > 1:
             raise ValueError(f"warmup + decay must be at most 1, all steps; got {warmup} + {decay}")
         if shape == "constant" and (warmup or decay):
             raise ValueError('warmup and decay must be 0 with shape="constant"; use shape="linear" or "cosine"')
-        if total is not None and (isinstance(total, bool) or not isinstance(total, int)):
-            raise TypeError(f"total must be an int, the number of steps of the training; got {type(total).__name__}")
+        check_count("total", total, 1, optional=True)
         if (warmup or decay) and total is None:
             raise ValueError(
                 "total must be given with warmup or decay: they are fractions of that many steps; got None"
             )
-        if total is not None and total < 1:
-            raise ValueError(f"total must be at least 1 step; got {total}")
         self.value, self.shape, self.warmup, self.decay, self.total = float(value), shape, warmup, decay, total
         # On the CPU until the module is moved: it counts steps of the host.
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -206,13 +203,9 @@ class BalancedWeight(Weight):
         self, fraction: float = 0.1, *, smoothing: float = 0.9, maximum: float = 1e4, synchronized: bool = False
     ) -> None:
         super().__init__()
-        _check_number("fraction", fraction, 0.0, math.inf)
-        _check_number("smoothing", smoothing, 0.0, 1.0)
-        _check_number("maximum", maximum, 1.0, math.inf)
-        if fraction == 0:
-            raise ValueError("fraction must be above 0; for no penalty at all use make_weight(0.0)")
-        if smoothing == 1:
-            raise ValueError("smoothing must be less than 1: with 1 the first batch decides for ever")
+        check_number("fraction", fraction, above=0, hint="for no penalty at all use make_weight(0.0)")
+        check_number("smoothing", smoothing, least=0, below=1)
+        check_number("maximum", maximum, least=1)
         self.fraction, self.smoothing, self.maximum, self.synchronized = fraction, smoothing, maximum, synchronized
         self.register_buffer("log_weight", torch.zeros((), dtype=torch.float32))
         self.register_buffer("observed", torch.zeros((), dtype=torch.bool))
@@ -285,19 +278,11 @@ def make_weight(weight: float | Weight) -> Weight:
         raise TypeError(
             f"weight must be a number or a Weight (schedule(...), BalancedWeight(...)); got {type(weight).__name__}"
         )
-    _check_number("weight", weight, 0.0, math.inf)
+    check_number("weight", weight, least=0)
     return ScheduledWeight(weight)
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------------------
-
-
-def _check_number(argument: str, value: Any, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{argument} must be a number; got {type(value).__name__}")
-    if not low <= value <= high or math.isinf(value):
-        wanted = f"at least {low:g} and finite" if high == math.inf else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"{argument} must be {wanted}; got {value}")
 
 
 def _as_tensors(points: Any) -> Sequence[Tensor]:

@@ -17,19 +17,6 @@ from unittest.mock import MagicMock
 import numpy as np
 import torch
 
-# lightly imports torchvision for its image transforms, which no loss needs.
-for module in (
-    "torchvision",
-    "torchvision.models",
-    "torchvision.transforms",
-    "torchvision.transforms.functional",
-    "torchvision.ops",
-):
-    sys.modules.setdefault(module, MagicMock())
-
-from lightly.loss.koleo_loss import KoLeoLoss  # noqa: E402
-from lightly.loss.lejepa_loss import SIGReg  # noqa: E402
-
 CLOUDS = [
     {"seed": 0, "n": 12, "d": 5, "scale": 1.0, "shift": 0.0},
     {"seed": 1, "n": 7, "d": 16, "scale": 2.0, "shift": 1.0},
@@ -53,19 +40,25 @@ def result(loss: torch.nn.Module, points: torch.Tensor) -> dict[str, Any]:
     return {"value": value.item(), "gradient": [[float(f"{entry:.10g}") for entry in row] for row in gradient.tolist()]}
 
 
-def sigreg(d: int, knots: int) -> torch.nn.Module:
-    loss = SIGReg(knots=knots, num_vectors=SLICES)
+def sigreg(kind: type[torch.nn.Module], d: int, knots: int) -> torch.nn.Module:
+    loss = kind(knots=knots, num_vectors=SLICES)
     loss._generate_unit_vectors = lambda device, dtype, num_features: slices(d)
     return loss
 
 
 def main() -> None:
+    # lightly imports torchvision for its image transforms, which no loss needs.
+    for part in ("", ".models", ".transforms", ".transforms.functional", ".ops"):
+        sys.modules.setdefault("torchvision" + part, MagicMock())
+    from lightly.loss.koleo_loss import KoLeoLoss
+    from lightly.loss.lejepa_loss import SIGReg
+
     cases = []
     for recipe in CLOUDS:
         points = cloud(**recipe)
         d = recipe["d"]
         found = {"koleo": result(KoLeoLoss(), points)}
-        found |= {f"sigreg, {knots} knots": result(sigreg(d, knots), points) for knots in (17, 5)}
+        found |= {f"sigreg, {knots} knots": result(sigreg(SIGReg, d, knots), points) for knots in (17, 5)}
         cases.append({"cloud": recipe, **found})
     versions = {name: importlib.metadata.version(name) for name in ("lightly", "torch", "numpy")}
     recipe = (
