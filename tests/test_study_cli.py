@@ -15,16 +15,14 @@ import pytest
 from click.testing import CliRunner
 
 from simplicial_reg.cli import OneLineGroup
-from simplicial_reg.study import cli
-from simplicial_reg.study.protocol import configurations, groups, plan
-from simplicial_reg.study.record import Record
+from simplicial_reg.study import cli, training
+from simplicial_reg.study.protocol import pending, plan
+from simplicial_reg.study.record import Cell, Record
 from simplicial_reg.study.runner import read_records, read_study
 from tests.study_fake import fake, number
 
-for package in ("joblib", "scipy", "sklearn", "matplotlib"):
+for package in ("scipy", "sklearn", "matplotlib"):
     pytest.importorskip(package)
-
-from simplicial_reg.study import training
 
 RECIPES = sorted((Path(__file__).parents[1] / "benchmarks" / "recipes").glob("*.toml"))
 group = OneLineGroup("simplicial-reg")
@@ -178,7 +176,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "run_cell", interrupted)
     result = study(tmp_path)
     assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr.splitlines()[-2:] == [
+    assert [line for line in result.stderr.splitlines() if line][-2:] == [
         f"2 cells are recorded in {tmp_path}; the same command goes on from there",
         "simplicial-reg: interrupted",
     ]
@@ -303,6 +301,26 @@ def test_a_recipe_that_cannot_be_used_is_refused(tmp_path, content, message):
     assert message in refusal("--recipe", path, "--out", tmp_path / "run")
 
 
+class _Classes:
+    """A task of which nothing has to be read."""
+
+    is_regression = False
+    fingerprint = "0" * 16
+
+
+class _Numbers(_Classes):
+    is_regression = True
+
+
+def test_variants_that_need_classes_are_left_out_of_regression_tasks_and_that_is_said():
+    settings = cli._settings(None, False, {"tasks": ("stsb", "mrpc"), "variants": "shrink-the-longest,istar"})
+    made = cli._study(settings, {"stsb": _Numbers(), "mrpc": _Classes()})
+    assert made.left_out == (("stsb", "shrink-the-longest"),)
+    assert cli._left_out(made) == ["shrink-the-longest is left out of stsb: it needs classes"]
+    assert ("stsb", "shrink-the-longest") not in {(cell.task, cell.variant) for cell in plan(made)}
+    assert ("mrpc", "shrink-the-longest") in {(cell.task, cell.variant) for cell in plan(made)}
+
+
 # --- recipes -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -329,13 +347,9 @@ def test_there_is_a_recipe_for_each_of_the_three_papers():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_setting_of_a_recipe_is_one_that_cells_have(path):
-    class Labelled:
-        is_regression = False
-        fingerprint = "0" * 16
-
     settings = cli._settings(path, False, {})
-    made = cli._study(settings, dict.fromkeys(settings["tasks"], Labelled()))
-    cells = plan(made) or [cli_cell(made, row) for row in groups(made)]  # a budget of zero plans no tuning
+    made = cli._study(settings, dict.fromkeys(settings["tasks"], _Classes()))
+    cells = plan(made) or pending(made, [])  # a budget of zero plans no tuning
     assert cells
     for cell in cells:
         training.budget_for(cell.model, cell.budget)
@@ -344,30 +358,28 @@ def test_every_setting_of_a_recipe_is_one_that_cells_have(path):
             training._regularizer(variant, cell.seed)
 
 
-def cli_cell(made, row):
-    from simplicial_reg.study.record import Cell
+def test_the_recipe_in_the_documentation_is_one(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "study.md").read_text(encoding="utf-8")
+    path = tmp_path / "recipe.toml"
+    path.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    settings = cli._settings(path, False, {})
+    cells = plan(cli._study(settings, {"mrpc": _Classes()}))
+    assert {cell.variant for cell in cells} == {"none", "istar"}
+    assert all(
+        set(cell.settings) == {"learning_rate", "weight", "shrinkage"} for cell in cells if cell.variant == "istar"
+    )
 
-    return Cell(*row, "final", 1, configurations(made, row.task, row.variant)[0], dict(made.training))
 
-
-def test_the_recipe_of_kudriashov_has_both_signs_and_their_settings():
+def test_the_recipe_of_kudriashov_has_both_signs_and_clouds_of_64_points():
     settings = cli._settings(RECIPES[1], False, {})
-    cells = {}
+    within = {}
     for variant in ("shrink-the-longest", "shrink-the-longest-corrected"):
-        made = {"learning_rate": settings["space"]["learning_rate"], **settings["spaces"][variant]}
-        cell = cli_cell_of(variant, made)
-        cells[variant] = training._with_settings(cell)[0]
-    assert {name: variant.options["within"] for name, variant in cells.items()} == {
-        "shrink-the-longest": -0.05,
-        "shrink-the-longest-corrected": 0.05,
-    }
+        made = {**settings["space"], **settings["spaces"][variant]}
+        found, _ = training._with_settings(Cell("mrpc", "minilm", variant, "final", 1, made, {}))
+        within[variant] = found.options["within"]
+        assert (made["weight"], found.tap["memory"], found.options["per_label"]) == (2.0, 0, True)
+    assert within == {"shrink-the-longest": -0.05, "shrink-the-longest-corrected": 0.05}
     assert settings["training"]["batch_size"] * settings["training"]["accumulation"] == 64
-
-
-def cli_cell_of(variant, settings):
-    from simplicial_reg.study.record import Cell
-
-    return Cell("mrpc", "minilm", variant, "final", 1, settings, {})
 
 
 def test_the_help_names_every_option():
@@ -378,7 +390,8 @@ def test_the_help_names_every_option():
 
 
 def test_the_command_line_imports_nothing_heavy_before_it_is_used():
-    code = "import sys, simplicial_reg.study.cli; print([n for n in ('transformers', 'sklearn', 'scipy', 'joblib', 'rich', 'matplotlib') if n in sys.modules])"
+    heavy = ("transformers", "sklearn", "scipy", "joblib", "rich", "matplotlib")
+    code = f"import sys, simplicial_reg.study.cli; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert isinstance(cli.study, click.Group)

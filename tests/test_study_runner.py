@@ -368,6 +368,44 @@ def test_a_dask_cluster_finds_what_this_process_finds(tmp_path, undisturbed):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
+def test_on_a_dask_cluster_at_most_jobs_cells_are_handed_out(tmp_path, undisturbed, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    handed = []
+    submit = distributed.Client.submit
+
+    def counted(client, function, work, cell, **options):
+        done = (tmp_path / "records.jsonl").read_bytes().count(b"\n")
+        handed.append(len(handed) + 1 - done)
+        return submit(client, function, work, cell, **options)
+
+    monkeypatch.setattr(distributed.Client, "submit", counted)
+    with distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        go(STUDY, tmp_path, executor="dask", scheduler=cluster.scheduler_address, jobs=3)
+    assert lines(tmp_path) == undisturbed
+    assert max(handed) == 3
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
+def test_a_cell_that_takes_a_dask_worker_with_it_is_recorded_and_stops_no_other(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        ) as cluster,
+    ):
+        study = small_study("dies", tasks=("first",), budget=1)
+        records = go(study, tmp_path, executor="dask", scheduler=cluster.scheduler_address, jobs=2)
+    assert [(record.cell.variant, record.error) for record in records if record.status == "failed"] == [
+        ("dies", runner.DIED)
+    ]
+    assert sum(record.cell.phase == "final" for record in records) == 2
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
 def test_a_dask_worker_of_several_threads_runs_one_cell_at_a_time(tmp_path, capsys):
     distributed = pytest.importorskip("distributed")
     inside, most = 0, 0
@@ -416,16 +454,21 @@ def test_a_scheduler_that_does_not_answer_is_said(tmp_path):
         go(STUDY, tmp_path, executor="dask", scheduler="nonsense://x:1")
 
 
-def test_ray_finds_what_this_process_finds(tmp_path, undisturbed):
+def test_ray_finds_what_this_process_finds_and_survives_a_cell_that_takes_its_worker_with_it(tmp_path, undisturbed):
     pytest.importorskip("ray")
-    go(STUDY, tmp_path, executor="ray", jobs=2)
-    assert lines(tmp_path) == undisturbed
+    go(STUDY, tmp_path / "whole", executor="ray", jobs=2)
+    assert lines(tmp_path / "whole") == undisturbed
+    records = go(small_study("dies", tasks=("first",), budget=1), tmp_path / "dies", executor="ray", jobs=2)
+    assert [(record.cell.variant, record.error) for record in records if record.status == "failed"] == [
+        ("dies", runner.DIED)
+    ]
+    assert sum(record.cell.phase == "final" for record in records) == 2
 
 
 @pytest.mark.parametrize(("executor", "module"), [("dask", "distributed"), ("ray", "ray")])
 def test_an_executor_that_is_not_installed_is_said_with_the_remedy(tmp_path, monkeypatch, executor, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=f'executor="{executor}" needs {executor} and joblib: pip install'):
+    with pytest.raises(ImportError, match=f'executor="{executor}" needs {executor}: pip install'):
         go(STUDY, tmp_path, executor=executor)
 
 

@@ -83,8 +83,8 @@ def test_only_seeds_that_both_have_are_paired():
 
 
 def test_differences_of_equal_size_tie_despite_rounding():
-    assert 0.75 - 0.7 != 0.8 - 0.75
-    assert paired({0: 0.75, 1: 0.8}, {0: 0.7, 1: 0.75}) == [0.05, 0.05]
+    assert 0.3 - 0.2 != 0.2 - 0.1
+    assert paired({0: 0.3, 1: 0.2}, {0: 0.2, 1: 0.1}) == [0.1, 0.1]
 
 
 def test_the_order_of_the_records_does_not_matter():
@@ -102,7 +102,7 @@ def test_runs_of_other_tasks_models_budgets_and_phases_are_never_paired():
     ]
     summary = summarize(records)
     assert len(summary.groups) == 4
-    assert [row.comparison.verdict for row in summary.rows if row.variant == "istar"] == [NOT_COMPARED] * 3
+    assert [row.comparison.verdict for row in summary.rows if row.variant == "istar"] == [NOT_COMPARED] * 4
 
 
 def test_of_a_group_without_tuning_the_settings_with_most_scores_count():
@@ -325,6 +325,13 @@ def test_failed_runs_are_counted_and_left_out():
     row = row_of(summary, "cosreg")
     assert (row.failed, len(row.scores), row.comparison.pairs) == (1, 2, 2)
     assert row.note == "runs without a score: 1 of 3; seeds in common with the baseline: 2 of its 3"
+
+
+def test_a_variant_whose_tuning_failed_has_a_row_that_says_so():
+    tuning = [record(phase="tune", variant="istar", status="failed", reported={}, selection=None), record(phase="tune")]
+    row = row_of(summarize([*tuning, record(seed=1)]), "istar")
+    assert (row.scores, row.note, row.comparison.verdict) == ({}, "no final run", NOT_COMPARED)
+    assert summarize(tuning).rows == ()
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, True, "0.5"])

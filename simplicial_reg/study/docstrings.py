@@ -4,7 +4,7 @@ The sentences are read from the sources of the installed numpy, scipy, scikit-le
 shipped. So the sentences depend on the versions that are installed, and results are comparable for equal ``Task.fingerprint`` only.
 
 What is a sentence: prose of a docstring, up to its examples; paragraphs are cut at full stops, and parts that are no prose (code,
-headings, tables, signatures) are dropped. A sentence has 6 to 40 words, of which most are words. Names that give the answer away
+headings, tables, signatures) are dropped. A sentence has 6 to 24 words, of which most are words. Names that give the answer away
 (numpy, np, scipy, sklearn, torch, PyTorch, ...) are replaced by "the library"; "tensor" and "estimator" are not: what a library
 is about is what a reader tells it by.
 
@@ -147,7 +147,7 @@ def _is_prose(sentence: str) -> bool:
     pieces = sentence.split()
     words = [piece for piece in pieces if WORD.fullmatch(piece.strip("(),.;:!?\"'"))]
     starts_and_ends = sentence[:1].isupper() and sentence.endswith((".", "!", "?"))
-    return starts_and_ends and 6 <= len(pieces) <= 40 and len(words) >= 0.75 * len(pieces)
+    return starts_and_ends and 6 <= len(pieces) <= 24 and len(words) >= 0.75 * len(pieces)
 
 
 class _Seen:

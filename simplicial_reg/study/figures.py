@@ -72,8 +72,9 @@ LOOKS = (
     Look("#E69F00", "P", (0, (4, 1, 1, 1, 1, 1))),
     Look("#56B4E9", "X", (0, (2, 1))),
 )
-WIDTH = 5.2  # inches: 9 points are still 9 pixels high on a phone of 390
+WIDTH = 4.4  # inches: text of 9 points is still 10 pixels high on a phone of 390
 BLOCKS = 40  # a curve of many steps is drawn as the means of so many blocks
+LEAST_SHARE = 1e-9  # of variance: what is smaller is a rounding error of zero, and would stretch the axis over it
 LONGEST_NAME = 34  # characters
 POINTS = 100  # a point is 0.01 of a metric
 
@@ -122,7 +123,7 @@ def draw_differences(rows: Sequence[Row], overall: Sequence[Overall], name: str,
                 ax.plot([found.low * POINTS, found.high * POINTS], [y, y], color="#0072B2", linewidth=2.2, zorder=2)
             ax.plot([dot * POINTS for dot in dots], [y] * len(dots), "o", color=GREY, markersize=3, alpha=0.6, zorder=3)
             ax.plot([middle], [y], "D", color="#0072B2", markeredgecolor="white", markersize=7, zorder=4)
-        ax.set_yticks(range(len(entries)), [_short(variant) for variant, _, _ in entries])
+        ax.set_yticks(range(len(entries)), [_short(variant) for variant, _, _ in entries], fontsize="small")
         ax.set_ylim(len(entries) - 0.4, -0.6)
         ax.set_xlabel(f"difference from {BASELINE} in points (better →)")
         ax.grid(axis="x", color="#E5E5E5")
@@ -151,7 +152,7 @@ def draw_scatter(
                 edgecolor="white",
                 linewidth=0.5,
             )
-        ax.set_xlabel(f"{words(measure)} of the held-out embeddings after training")
+        ax.set_xlabel(f"{words(measure)}, held out, after training")
         ax.set_ylabel(f"{_metric(runs)} in points")
         ax.grid(color="#E5E5E5")
         _legend(figure, shown, look, line=False)
@@ -208,7 +209,7 @@ def draw_clouds(record: Record, name: str, where: str) -> Picture | None:
         return None
     ends = [float(bars.death.max()) for barcodes in groups.values() for bars in barcodes if len(bars)]
     end = max(ends) * 1.05 or 1.0
-    with _figure(5.0) as (figure, finished):
+    with _figure(4.5) as (figure, finished):
         panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": [1, 1.15]})
         for column, (when, barcodes) in enumerate(groups.items()):
             top, bottom = panels[:, column]
@@ -217,17 +218,17 @@ def draw_clouds(record: Record, name: str, where: str) -> Picture | None:
             bottom.get_legend().remove()  # the barcode above says which colour is which dimension
             for inset in list(bottom.child_axes):
                 inset.remove()  # too small to read here
-            top.set_title(f"{when} training", fontsize="medium")
+            # The numbers of bars above and not beside, where they would take half the width.
+            top.set_title(f"{when} training\n{_counts(barcodes)}", fontsize="medium")
+            names = [f"H{bars.dim}" for bars in barcodes]
+            top.set_yticks(top.get_yticks(), names)
             for panel in (top, bottom):
                 panel.set_xlim(-0.02 * end, end)
                 panel.set_xlabel("distance" if panel is top else "birth")
             bottom.set_ylim(-0.02 * end, end)
             bottom.set_title("")
         panels[1, 1].set_ylabel("")
-    counts = "; ".join(
-        f"{when}: {', '.join(f'{len(bars)} bars in H{bars.dim}' for bars in barcodes)}"
-        for when, barcodes in groups.items()
-    )
+    counts = "; ".join(f"{when}: {_counts(barcodes)}" for when, barcodes in groups.items())
     return Picture(
         name,
         f"{where}: {record.cell.variant}",
@@ -241,7 +242,7 @@ def draw_spectra(runs: Runs, shown: Sequence[str], look: Callable[[str], Look], 
 
     def spectrum(record: Record, when: str) -> tuple[list[float], list[float]]:
         shares = [_number(share) for share in record.clouds.get(when, {}).get("spectrum", [])]
-        return [1.0 + at for at in range(len(shares))], [share if share > 0 else math.nan for share in shares]
+        return [1.0 + at for at in range(len(shares))], [share if share > LEAST_SHARE else math.nan for share in shares]
 
     with _figure(4.0) as (figure, finished):
         ax = figure.subplots()
@@ -313,7 +314,7 @@ def draw_costs(runs: Runs, name: str, where: str) -> Picture | None:
             )  # fmt: skip
             ax.annotate(f" {1e3 * seconds:.3g}", (1e3 * seconds, y), va="center", fontsize="small")
         ax.margins(x=0.12)
-        ax.set_yticks(range(len(costs)), [_short(variant) for variant, _, _ in costs])
+        ax.set_yticks(range(len(costs)), [_short(variant) for variant, _, _ in costs], fontsize="small")
         ax.set_ylim(len(costs) - 0.4, -0.6)
         ax.set_xlabel("median time of a step in milliseconds")
         figure.legend(loc="outside upper right", ncols=2)
@@ -328,10 +329,11 @@ def look_of(variants: Sequence[str]) -> Callable[[str], Look]:
 
 
 def panels_of(variants: Sequence[str]) -> list[list[str]]:
-    """Which variants go into one figure: six, and the baseline with each six."""
+    """Which variants go into one figure: up to six, as many in each, and the baseline with all of them."""
     baseline = [variant for variant in variants if variant == BASELINE]
     others = [variant for variant in variants if variant != BASELINE]
-    parts = [others[at : at + len(LOOKS)] for at in range(0, len(others), len(LOOKS))] or [[]]
+    count = max(1, math.ceil(len(others) / len(LOOKS)))
+    parts = [others[len(others) * at // count : len(others) * (at + 1) // count] for at in range(count)]
     return [baseline + part for part in parts if baseline + part]
 
 
@@ -414,8 +416,8 @@ def _legend(
     if before:
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (1, 2)), linewidth=1.5))
         names.append("before training")
-    wide = max((len(name) for name in names), default=0) > 20
-    figure.legend(handles, names, loc="outside upper left", ncols=2 if wide else 3, handlelength=3.2, fontsize="small")
+    wide = max((len(name) for name in names), default=0) > 14
+    figure.legend(handles, names, loc="outside upper left", ncols=2 if wide else 3, handlelength=3, fontsize="small")
 
 
 def _band(
@@ -503,6 +505,10 @@ def _barcodes(cloud: dict[str, Any]) -> tuple[Barcode, ...]:
         )
         for dim, bars in enumerate(([(0.0, death) for death in deaths], loops))
     )
+
+
+def _counts(barcodes: Sequence[Barcode]) -> str:
+    return f"{', '.join(f'H{bars.dim}: {len(bars)}' for bars in barcodes)} bars"
 
 
 def _short(name: str) -> str:

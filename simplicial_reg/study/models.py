@@ -256,9 +256,10 @@ def _silent(transformers: Any) -> Iterator[None]:
 
 def _embeddings(module: nn.Module) -> nn.Module:
     base = getattr(module, "base_model", module)
-    found = getattr(base, "embeddings", None)
-    if not isinstance(found, nn.Module) and hasattr(base, "get_input_embeddings"):
-        found = base.get_input_embeddings()
+    found: Any = getattr(base, "embeddings", None)
+    if not isinstance(found, nn.Module):
+        look_up: Any = getattr(base, "get_input_embeddings", None)
+        found = look_up() if look_up else None
     if not isinstance(found, nn.Module):
         raise ValueError(f"freeze_embeddings must be False for {type(module).__name__}: it has no module called embeddings")
     return found

@@ -258,24 +258,23 @@ def _headline(summary: Summary, labels: dict[Group, str]) -> str:
         return "No final run yet: what follows is about the tuning only."
     if not summary.comparisons:
         return f'Nothing could be compared: no variant has a seed in common with the baseline "{BASELINE}".'
-    found = [row for row in summary.rows if row.comparison.verdict in (BETTER, WORSE)]
-    said = [
+    found = [
         f"{row.variant} is {row.comparison.verdict} than {BASELINE} on {labels[row.group]} ({_difference(row.comparison)} points)."
-        for row in found
+        for row in summary.rows
+        if row.comparison.verdict in (BETTER, WORSE)
     ]
     if not found:
-        said.append(f"On no single task is there evidence that any variant differs from {BASELINE}.")
+        found.append(f"On no single task is there evidence that any variant differs from {BASELINE}.")
     elif len(found) < summary.comparisons:
-        said.append("For all others there is no evidence of a difference.")
+        found.append("For all others there is no evidence of a difference.")
     if len(summary.groups) > 1:
-        judged = [entry for entry in summary.overall if entry.comparison.verdict in (BETTER, WORSE)]
-        said += [
-            f"Over all tasks {entry.variant} is {entry.comparison.verdict} ({_difference(entry.comparison)} points)."
-            for entry in judged
+        judged = [
+            f"{entry.variant} is {entry.comparison.verdict} than {BASELINE} ({_difference(entry.comparison)} points)"
+            for entry in summary.overall
+            if entry.comparison.verdict in (BETTER, WORSE)
         ]
-        if not judged:
-            said.append("Over all tasks together there is no evidence of a difference either.")
-    return " ".join(said)
+        found.append(f"Over all tasks: {'; '.join(judged) or NO_EVIDENCE}.")
+    return " ".join(found)
 
 
 def _facts(records: list[Record]) -> dict[str, str]:
@@ -396,7 +395,8 @@ FIGURES = {
     "Differences from the baseline": "Diamonds are means, lines 95 % intervals, dots single seeds.",
     "Isotropy and the metric": "One mark for each seed: held-out embeddings after training, and the metric on the reported split.",
     "Training curves": "Means over seeds, with bands of one standard deviation. Losses are means over blocks of steps.",
-    "Barcodes before and after": "Held-out embeddings of the first seed, on the same axes: components (H0), and loops (H1) of a part of them.",
+    "Barcodes before and after": "Held-out embeddings of the first seed, on the same axes. Loops (H1) are those of some of the points; "
+    "of more than 100 bars of a dimension the longest are drawn.",
     "Spectra": "Share of variance along each principal direction of the held-out embeddings; the flatter, the more isotropic.",
     "Layers": "A measure of isotropy for each hidden state of the model, with bands of one standard deviation over seeds.",
     "Cost": "Median time of a training step, mean over seeds, and the part of it that the penalty takes.",
@@ -742,8 +742,8 @@ tbody th { font-weight: 600; position: sticky; left: 0; background: #fff; }
 tbody th { white-space: normal; min-width: 7rem; max-width: 12rem; overflow-wrap: anywhere; }
 .better { color: #005a8c; font-weight: 600; }
 .worse { color: #a34700; font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.6rem 2rem; align-items: start; }
-figure { margin: 0; max-width: 33rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1.6rem 2rem; align-items: start; }
+figure { margin: 0; max-width: 30rem; }
 img { display: block; width: 100%; max-width: 100%; height: auto; }
 figcaption { font-size: .88rem; color: #444; margin-top: .2rem; text-align: center; }
 </style>

@@ -1,12 +1,13 @@
 """Runs the cells of a study that have not been run yet, here or on a cluster, and keeps one record of each.
 
-The cells go through joblib: ``local`` runs them in this process one after the other, or in ``jobs`` processes (loky); ``dask`` and ``ray``
-hand them to a cluster. Only this process writes, so it does not matter where a cell ran. It can be killed at any time: what is recorded is
-not run again, and what is to be run follows from the settings and the records alone (`simplicial_reg.study.protocol.pending`), so that
-the result is the same.
+``local`` runs cells in this process one after the other, or in ``jobs`` processes of joblib's loky; ``dask`` and ``ray`` hand them to a
+cluster. Only this process writes, so it does not matter where a cell ran. It can be killed at any time: what is recorded is not run
+again, and what is to be run follows from the settings and the records alone (`simplicial_reg.study.protocol.pending`), so that the
+result is the same.
 
-A cell that raises is recorded as failed. One that takes its process with it, for example for want of memory, is found by running those
-that were under way each by itself; this needs ``jobs`` above 1, since with 1 its process is this one.
+A cell that raises is recorded as failed. So is one that takes its process with it, for example for want of memory: a cluster says
+which it was, and loky's is found by running those that were under way each by itself. With one local job its process is this
+one, and the study ends with it.
 
 Cells seed torch's global generator and count on being alone with it: one process runs one cell at a time, whatever the cluster thinks.
 Sums of floating-point numbers depend on the number of threads, so that results agree to the last bit for equal ``threads`` only.
@@ -26,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -44,6 +46,7 @@ __all__ = ["EXECUTORS", "RunCell", "read_records", "read_study", "run"]
 EXECUTORS = ("local", "dask", "ray")
 RUNNING = ".running"  # one small file for each running cell: how far it is
 GLANCE = 0.5  # seconds between two looks at them
+DIED = "the process that ran it died, for example for want of memory"
 
 _ALONE = threading.Lock()
 
@@ -87,7 +90,7 @@ def run(
     Args:
         study: its settings, or cells that are run without a protocol.
         folder: where records go; it is made if it is not there. Settings that are in it must be the same.
-        jobs: how many cells run at the same time; on a dask cluster, where 1 stands for all there is room for, at most that many.
+        jobs: how many cells run at the same time; on a cluster at most that many, and 1 stands for all there is room for.
         threads: of torch, for each cell; None: the cores of this machine divided by jobs, or for a cluster as its workers have it.
         executor: ``"local"``, ``"dask"`` or ``"ray"``.
         scheduler: address of the cluster: for dask ``tcp://host:8786``, for ray ``auto`` or ``ray://host:10001``. None starts a ray of
@@ -298,16 +301,15 @@ def _by_itself(work: _Work, cell: Cell) -> Record:
         # Two processes, of which one has nothing to do: joblib would run a single one in this process.
         return next(_loky(work, 2, [cell]))
     except BrokenProcessPool:
-        return _failed(cell, "the process that ran it died, for example for want of memory")
+        return _failed(cell, DIED)
 
 
 @contextmanager
 def _dask(work: _Work, jobs: int, scheduler: str | None, board: NoBoard) -> Iterator[Any]:
     try:
-        import joblib
         from distributed import Client
     except ImportError as error:
-        raise ImportError('executor="dask" needs dask and joblib: pip install "simplicial_reg[study,dask]"') from error
+        raise ImportError('executor="dask" needs dask: pip install "simplicial_reg[study,dask]"') from error
     if scheduler is None:
         raise ValueError('scheduler must be the address of a dask scheduler, such as "tcp://host:8786"; got None')
     try:
@@ -319,54 +321,76 @@ def _dask(work: _Work, jobs: int, scheduler: str | None, board: NoBoard) -> Iter
     with client, _watching(Path(work.running), board) as watch:
         if any(threads > 1 for threads in client.nthreads().values()):
             board.note("a process runs one cell at a time; start workers with: dask worker --nthreads 1")
+        yield lambda cells: _on_dask(work, client, None if jobs == 1 else jobs, watch(cells))
 
-        def results(cells: list[Cell]) -> Iterator[Record]:
-            with joblib.parallel_config(backend="dask", client=client):
-                parallel = joblib.Parallel(
-                    n_jobs=-1,
-                    return_as="generator_unordered",
-                    batch_size=1,
-                    pre_dispatch="2*n_jobs" if jobs == 1 else jobs,
-                )
-                with closing(parallel(joblib.delayed(_run_there)(work, cell) for cell in watch(cells))) as found:
-                    yield from found
 
-        yield results
+def _on_dask(work: _Work, client: Any, most: int | None, cells: list[Cell]) -> Iterator[Record]:
+    # Not through joblib, whose dask backend waits for ever when a cell has taken its worker with it.
+    from distributed import KilledWorker, as_completed
+
+    waiting = iter(cells)
+    running = {client.submit(_run_there, work, cell, pure=False): cell for cell in islice(waiting, most)}
+    completed = as_completed(list(running), loop=client.loop)
+    try:
+        for future in completed:
+            cell, error = running.pop(future), future.exception()
+            if error is None:
+                yield future.result()
+            elif isinstance(error, KilledWorker):
+                yield _failed(cell, DIED)
+            else:
+                yield _failed(cell, f"{type(error).__name__}: {error}")
+            for following in islice(waiting, 1):
+                future = client.submit(_run_there, work, following, pure=False)
+                running[future] = following
+                completed.add(future)
+    finally:
+        client.cancel(list(running))
 
 
 @contextmanager
 def _ray(work: _Work, jobs: int, scheduler: str | None, board: NoBoard) -> Iterator[Any]:
     try:
-        import joblib
         import ray
-        from ray.util.joblib import register_ray
     except ImportError as error:
         raise ImportError(
-            'executor="ray" needs ray and joblib: pip install ray "simplicial_reg[study]"; ray has no build for some '
-            'versions of Python, where executor="dask" does the same'
+            'executor="ray" needs ray: pip install ray; it has no build for some versions of Python, where executor="dask" '
+            "does the same"
         ) from error
-    register_ray()
     started = not ray.is_initialized()
     if started:
         local = {"num_cpus": jobs, "include_dashboard": False} if scheduler is None else {}
-        ray.init(address=scheduler, log_to_driver=False, logging_level="warning", **local)
+        try:
+            ray.init(address=scheduler, log_to_driver=False, logging_level="warning", **local)
+        except (ConnectionError, ValueError) as error:
+            raise ValueError(f"scheduler: no ray answers at {scheduler!r}; start one with: ray start --head") from error
     try:
-        with (
-            joblib.parallel_config(backend="ray", n_jobs=jobs),
-            joblib.Parallel(n_jobs=jobs, batch_size=1) as parallel,
-            _watching(Path(work.running), board) as watch,
-        ):
-
-            def results(cells: list[Cell]) -> Iterator[Record]:
-                # Ray's backend cannot give results as they come, so it gets as many cells as it can run at the same time.
-                watch(cells)
-                for start in range(0, len(cells), jobs):
-                    yield from parallel(joblib.delayed(_run_there)(work, cell) for cell in cells[start : start + jobs])
-
-            yield results
+        with _watching(Path(work.running), board) as watch:
+            yield lambda cells: _on_ray(work, ray, None if jobs == 1 else jobs, watch(cells))
     finally:
         if started:
             ray.shutdown()
+
+
+def _on_ray(work: _Work, ray: Any, most: int | None, cells: list[Cell]) -> Iterator[Record]:
+    # Not through joblib, whose ray backend gives results in batches, and none once a cell has taken its worker with it.
+    task = ray.remote(max_retries=0)(_run_there)
+    waiting = iter(cells)
+    running = {task.remote(work, cell): cell for cell in islice(waiting, most)}
+    try:
+        while running:
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            cell = running.pop(reference)
+            try:
+                yield ray.get(reference)
+            except ray.exceptions.WorkerCrashedError:
+                yield _failed(cell, DIED)
+            except ray.exceptions.RayError as error:
+                yield _failed(cell, f"{type(error).__name__}: {error}")
+            running.update((task.remote(work, following), following) for following in islice(waiting, 1))
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
 
 
 _POOLS: dict[str, Callable[[_Work, int, str | None, NoBoard], Any]] = {"local": _local, "dask": _dask, "ray": _ray}

@@ -219,10 +219,13 @@ def summarize(records: Iterable[Record], *, test: TestChoice = "permutation") ->
     """
     check_choice("test", test, TESTS)
     check_scipy()
+    kept = relevant(records)
     runs: dict[Group, dict[str, list[Record]]] = {}
-    for record in relevant(records):
-        if record.cell.phase == "final":
-            runs.setdefault(group_of(record), {}).setdefault(record.cell.variant, []).append(record)
+    if any(record.cell.phase == "final" for record in kept):
+        for record in kept:
+            # A variant whose tuning failed has no final run, and a row that says so.
+            finals = runs.setdefault(group_of(record), {}).setdefault(record.cell.variant, [])
+            finals += [record] if record.cell.phase == "final" else []
     rows = [row for group in sorted(runs) for row in _rows(group, runs[group], test)]
     rows = _corrected(rows)
     overall = _overall(rows, test)
@@ -265,11 +268,11 @@ def compare_pairs(differences: Sequence[float], *, test: TestChoice = "permutati
 def paired(scores: Mapping[int, float], others: Mapping[int, float]) -> list[float]:
     """``scores - others`` on the seeds that both have.
 
-    Rounded to 12 decimals: scores are ratios of counts, and without it 0.75 - 0.7 and 0.8 - 0.75 would not tie.
+    Rounded to 12 decimals: scores are ratios of counts, and without it 0.3 - 0.2 and 0.2 - 0.1 would not tie.
 
     Example:
-        >>> paired({0: 0.75, 1: 0.8, 2: 0.9}, {0: 0.7, 1: 0.75})
-        [0.05, 0.05]
+        >>> paired({0: 0.3, 1: 0.2, 2: 0.9}, {0: 0.2, 1: 0.1})
+        [0.1, 0.1]
     """
     return [round(value - others[seed], 12) for seed, value in scores.items() if seed in others]
 
@@ -455,6 +458,8 @@ def _rows(group: Group, runs: dict[str, list[Record]], test: TestChoice) -> list
 
 def _settings(runs: list[Record]) -> dict[str, Any]:
     """The settings with most scores; of equal ones the last as text, so that the order of the records does not matter."""
+    if not runs:
+        return {}
     counts: dict[str, int] = {}
     by_text: dict[str, dict[str, Any]] = {}
     for record in runs:
@@ -468,6 +473,8 @@ def _note(
     variant: str, scores: dict[int, float], baseline: dict[int, float], counted: list[Record], left_out: int
 ) -> str:
     seeds = {record.cell.seed for record in counted}
+    if not seeds:
+        return "no final run"
     parts = []
     if len(seeds) > len(scores):
         parts.append(f"runs without a score: {len(seeds) - len(scores)} of {len(seeds)}")

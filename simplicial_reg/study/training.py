@@ -315,7 +315,7 @@ class _Run:
         task_loss, batches = self._task_loss(step, group)
         loss, penalty_seconds = self._with_penalty(task_loss, batches)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.budget.clip)
         self._set_learning_rate(step)
         self.optimizer.step()

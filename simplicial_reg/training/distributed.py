@@ -14,8 +14,9 @@ its term of the sum, with no communication in the backward pass. What is done wi
 - gradients are averaged over ranks (DDP, FSDP, DeepSpeed, by default): the average of the terms is the sum over W, so the gradient
   of the own points is multiplied by W before. This is ``reduction="mean"``.
 - gradients are summed over ranks: nothing is to be corrected. This is ``reduction="sum"``. It is also the choice where FSDP is told to
-  divide by one (``set_gradient_divide_factor(1.0)``), and where the training loop itself multiplies the loss by W before gradients
-  are averaged, as the Hugging Face trainer does when it averages tokens across devices.
+  divide by one (``set_gradient_divide_factor(1.0)``), and where a training loop multiplies the whole loss, penalty included, by W before
+  gradients are averaged. (The Hugging Face trainer multiplies its own loss so when it averages tokens across devices;
+  `simplicial_reg.training.hf` adds the penalty after that, so there it stays ``"mean"``.)
 
 Points of the other ranks are constants here, so a rank whose points have no gradient adds nothing and disturbs nothing: the
 gradient is then that with its points held fixed. W counts the ranks over which gradients are averaged: with tensor or pipeline

@@ -361,7 +361,8 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     It measures when training begins and then at every evaluation, or every so many steps. The measures are logged as ``monitor/MEASURE``;
     history and picture are written to ``monitor.json`` and ``monitor.png`` in the output folder when training ends. A resumed run goes
-    on with the history that lies there.
+    on with the history that lies there. Of several processes each looks at its own part of the data; what is written is what the
+    main process saw.
 
     Args:
         trainer: the Trainer that this is added to; needed for its log and its evaluation data.

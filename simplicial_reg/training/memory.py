@@ -30,17 +30,16 @@ Sources: Wang, Zhang, Huang, Scott 2020, "Cross-Batch Memory for Embedding Learn
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from simplicial_reg._checks import check_count, runs_kernels
 from simplicial_reg.training._cloud import Cloud, as_cloud
+from simplicial_reg.training._randomness import States, random_states, set_random_states
 
 __all__ = ["GradientCache", "PointMemory", "cached_backward", "subsample"]
 
@@ -241,13 +240,11 @@ class GradientCache:
         self._clouds: list[Cloud] = []
         self._states: list[States] = []
         self._gradients: Sequence[Tensor] = ()
-        self._entered: States | None = (
-            None  # states of the generators at the start of the micro-batch that is collected
-        )
+        # States of the generators at the start of the micro-batch that is collected.
+        self._entered: States | None = None
         self._replayed = 0
-        self._shared: bool | None = (
-            None  # whether the micro-batch that is replayed has its share; None: none is replayed
-        )
+        # Whether the micro-batch that is replayed has its share; None: none is replayed.
+        self._shared: bool | None = None
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -262,7 +259,7 @@ class GradientCache:
                 "collected, or call reset()"
             )
         wanted = len(self) + 1
-        self._entered = _random_states()
+        self._entered = random_states()
         try:
             with torch.no_grad():
                 yield
@@ -314,15 +311,15 @@ class GradientCache:
             raise RuntimeError("no micro-batch is collected, or all are replayed; run the first pass with collecting()")
         if not self._gradients:
             self._differentiate()
-        outside = _random_states()
-        _set_random_states(self._states[self._replayed])
+        outside = random_states()
+        set_random_states(self._states[self._replayed])
         self._shared = False
         try:
             yield
             shared = self._shared
         finally:
             self._shared = None
-            _set_random_states(outside)
+            set_random_states(outside)
         if not shared:
             raise RuntimeError("share() must be called inside `with cache.replaying():`, or its penalty is lost")
         self._replayed += 1
@@ -537,27 +534,3 @@ def _check_same_points(points: Any, cloud: Cloud, number: int) -> None:
                 "norm; replay the micro-batches in the same order, with the same parameters and in the same mode, and "
                 "take all randomness from the global generators of torch, NumPy and Python"
             )
-
-
-States = list[tuple[Callable[[Any], Any], Any]]
-
-
-def _random_states() -> States:
-    """How to set each global generator, and its state."""
-    states: States = [
-        (torch.set_rng_state, torch.get_rng_state()),
-        (random.setstate, random.getstate()),
-        (np.random.set_state, np.random.get_state()),  # noqa: NPY002  # models that draw from NumPy draw from this one
-    ]
-    for name in ("cuda", "xpu"):
-        module = getattr(torch, name)
-        if module.is_available() and module.is_initialized():  # asking for the state would initialise it
-            states.append((module.set_rng_state_all, module.get_rng_state_all()))
-    if torch.backends.mps.is_available():
-        states.append((torch.mps.set_rng_state, torch.mps.get_rng_state()))
-    return states
-
-
-def _set_random_states(states: States) -> None:
-    for set_state, state in states:
-        set_state(state)

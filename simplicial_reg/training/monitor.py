@@ -39,7 +39,8 @@ from simplicial_reg.isotropy import MEASURES
 from simplicial_reg.plots import GREY, LOOKS, SHOWN, UNITS, check_matplotlib
 from simplicial_reg.training._blocks import unwrapped
 from simplicial_reg.training._pooling import Pooling
-from simplicial_reg.training.memory import _random_states, _set_random_states, subsample
+from simplicial_reg.training._randomness import random_states, set_random_states
+from simplicial_reg.training.memory import subsample
 from simplicial_reg.training.tap import Tap
 
 __all__ = ["DEFAULT_MEASURES", "Monitor", "measure_points", "plot_history", "read_history"]
@@ -307,13 +308,13 @@ def check_measures(measures: Any) -> None:
 def _set_aside(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients inside; afterwards everything is as if nothing had been run."""
     modes = [(module, module.training) for module in model.modules()]
-    states = _random_states()  # a loader that shuffles draws even when it is only gone through
+    states = random_states()  # a loader that shuffles draws even when it is only gone through
     model.eval()
     try:
         with _uncompiled(model):
             yield
     finally:
-        _set_random_states(states)
+        set_random_states(states)
         for module, mode in modes:  # some may have been in evaluation mode within a model that trains
             module.training = mode
 

@@ -10,7 +10,8 @@ Where gradients stop: at points of earlier batches, of other ranks, and at weigh
 
 Bad days. An activation that is not finite, or an engine that runs out of memory, raises an error that says at which step and
 in which layer; with ``on_failure="skip"`` the step goes on with the task loss alone, and `skipped` counts. All ranks see the
-same points, so they skip together. To see whether points are finite, the host waits for an accelerator once in every step.
+same points, so of points that are not finite they skip together; memory may run out on one rank alone, and there it is better
+to raise. To see whether points are finite, the host waits for an accelerator once in every step.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simplicial_reg._checks import check_choice
+from simplicial_reg._checks import check_choice, check_count
 from simplicial_reg.regularizers import REGULARIZERS, Regularizer
 from simplicial_reg.training._cloud import Cloud, as_cloud
 from simplicial_reg.training._pooling import Pooling
@@ -33,7 +34,7 @@ from simplicial_reg.training.memory import PointMemory, subsample
 from simplicial_reg.training.tap import Layer, Tap
 from simplicial_reg.training.weight import BalancedWeight, Weight, make_weight
 
-__all__ = ["Regularization"]
+__all__ = ["Regularization", "named_regularizers", "named_weights"]
 
 FAILURES = ("raise", "skip")
 OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)  # the second exists without CUDA too
@@ -111,9 +112,9 @@ class Regularization(nn.Module):
         super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)
         check_choice("on_failure", on_failure, FAILURES)
-        _check_int("memory", memory, 0)
-        _check_int("max_points", 1 if max_points is None else max_points, 1)
-        _check_int("seed", seed, 0)
+        check_count("memory", memory, 0)
+        check_count("max_points", max_points, 1, optional=True)
+        check_count("seed", seed, 0)
         if memory and cloud == "sentence":
             raise ValueError(
                 'memory must be 0 for cloud="sentence": earlier sentences are other clouds, not more points of these; '
@@ -121,8 +122,8 @@ class Regularization(nn.Module):
             )
         if gather and cloud == "sentence":
             gather = False  # a sentence is on one rank
-        self.regularizers = nn.ModuleDict(_regularizers(regularizer))
-        self.weights = nn.ModuleDict(_weights(weight, self.regularizers, synchronized=gather))
+        self.regularizers = nn.ModuleDict(named_regularizers(regularizer))
+        self.weights = nn.ModuleDict(named_weights(weight, self.regularizers, synchronized=gather))
         self.memory = PointMemory(memory) if memory else None
         self.max_points, self.seed = max_points, seed
         self.gather, self.reduction, self.on_failure = gather, reduction, on_failure
@@ -246,7 +247,8 @@ class Regularization(nn.Module):
         return penalty
 
 
-def _regularizers(regularizer: Any) -> dict[str, nn.Module]:
+def named_regularizers(regularizer: Any) -> dict[str, nn.Module]:
+    """Regularizers by name, of whatever a user may give for them."""
     if isinstance(regularizer, Mapping):
         if not regularizer:
             raise ValueError("regularizer must name at least one; got an empty mapping")
@@ -283,7 +285,8 @@ def _regularizer(regularizer: Any) -> Regularizer:
     return regularizer
 
 
-def _weights(weight: Any, regularizers: nn.ModuleDict, *, synchronized: bool) -> dict[str, nn.Module]:
+def named_weights(weight: Any, regularizers: nn.ModuleDict, *, synchronized: bool) -> dict[str, nn.Module]:
+    """A weight for each regularizer, of whatever a user may give for them."""
     if isinstance(weight, Mapping):
         if weight.keys() != regularizers.keys():
             raise ValueError(
@@ -295,13 +298,6 @@ def _weights(weight: Any, regularizers: nn.ModuleDict, *, synchronized: bool) ->
         weight = dict.fromkeys(regularizers, weight)
     # Copies: a weight that two regularizers shared would average over both and advance twice in every step.
     return {name: copy.deepcopy(make_weight(one)) for name, one in weight.items()}
-
-
-def _check_int(argument: str, value: Any, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{argument} must be an int; got {type(value).__name__}")
-    if value < low:
-        raise ValueError(f"{argument} must be at least {low}; got {value}")
 
 
 def _generator(seed: int, step: int) -> torch.Generator:

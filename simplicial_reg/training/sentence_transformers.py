@@ -50,7 +50,7 @@ from simplicial_reg._checks import check_choice
 from simplicial_reg.regularizers import REGULARIZERS, Regularizer
 from simplicial_reg.training.distributed import gather_points
 from simplicial_reg.training.memory import subsample
-from simplicial_reg.training.regularization import _regularizers, _weights
+from simplicial_reg.training.regularization import named_regularizers, named_weights
 from simplicial_reg.training.weight import Weight
 
 __all__ = ["RegularizedLoss", "RegularizedLossCallback"]
@@ -183,8 +183,8 @@ class RegularizedLoss(nn.Module):
         # Under this name the trainer finds it, here and in the base loss, and puts a wrapped or new model in its place.
         self.model = _model_of(base_loss)
         self.base_loss = base_loss
-        self.regularizers = nn.ModuleDict(_regularizers(regularizer))
-        self.weights = nn.ModuleDict(_weights(weight, self.regularizers, synchronized=gather))
+        self.regularizers = nn.ModuleDict(named_regularizers(regularizer))
+        self.weights = nn.ModuleDict(named_weights(weight, self.regularizers, synchronized=gather))
         self.columns, self.gather, self.max_points, self.seed = columns, gather, max_points, seed
         self.step = 0
         self.logs = {}
