@@ -39,8 +39,8 @@ format: $(VENV)/.extra-dev ## format the code and repair what ruff can repair
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-study: $(VENV)/.extra-study ## run the study
-	$(BIN)/python examples/digits_barcodes.py $(ARGS)
+study: $(VENV)/.extra-study ## run the study: which regularizer helps
+	$(BIN)/simplicial-reg study $(ARGS)
 
 bench: $(VENV)/.extra-test ## time the package and its peers side by side
 	$(BIN)/python -m benchmarks $(ARGS)

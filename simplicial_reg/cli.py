@@ -1,4 +1,4 @@
-"""The command line: ``simplicial-reg barcode FILE``.
+"""The command line: ``simplicial-reg barcode FILE`` and ``simplicial-reg study``, which has a module of its own.
 
 Exit codes: 0 done; 2 bad usage or bad input, with one line on stderr that says what to do and no traceback; 130 interrupted. Results go to
 stdout, everything else to stderr, so that ``--json`` can be piped. An error that is none of the user's doing keeps its traceback.
@@ -31,6 +31,7 @@ from simplicial_reg.forecast import Options, available_memory, check_memory, cho
 from simplicial_reg.progress import PROGRAM, subset, with_progress
 from simplicial_reg.prominence import prominent
 from simplicial_reg.readers import read_points
+from simplicial_reg.study.cli import study
 
 __all__ = ["group", "main"]
 
@@ -108,9 +109,12 @@ def _input_errors(prefix: str = "") -> Iterator[None]:
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def group(context: click.Context) -> None:
-    """Vietoris-Rips barcodes of point clouds, and losses made of them."""
+    """Barcodes of point clouds, and the study of losses made of them."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
+
+
+group.add_command(study)
 
 
 # --- simplicial-reg barcode ----------------------------------------------------------------------------------------------------

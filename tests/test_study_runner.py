@@ -500,6 +500,7 @@ def test_without_a_terminal_every_finished_cell_is_one_line(tmp_path, capsys):
     assert ": held-out accuracy 0." in said[0]
     assert "; about 0 s left" in said[0]
     assert "failed (ValueError: this variant raises, in file.py)" in said[1]
+    assert said[-1].startswith("[6/6] ")  # that nothing comes of the other variant is known by then
 
 
 class _Terminal(io.StringIO):

@@ -29,6 +29,9 @@ class NoBoard:
     def note(self, text: str) -> None:
         """Say something once."""
 
+    def expect(self, total: int) -> None:
+        """Say how many cells there will be, now that more is known."""
+
     def step(self, cell: Cell, state: Mapping[str, Any]) -> None:
         """Show how far a cell is: ``step`` of ``steps``, ``selection`` or ``task_loss``."""
 
@@ -47,7 +50,7 @@ class Board(NoBoard):
     """
 
     def __init__(self, total: int, done: int, jobs: int, stream: TextIO) -> None:
-        self.total, self.done, self.jobs, self.stream = total, done, jobs, stream
+        self.total, self.done, self.jobs, self.stream = max(total, done), done, jobs, stream
         self.before = done
         self.started = time.monotonic()
 
@@ -55,6 +58,10 @@ class Board(NoBoard):
         """Say something once."""
         self.stream.write(f"{text}\n")
         self.stream.flush()
+
+    def expect(self, total: int) -> None:
+        """Say how many cells there will be, now that more is known."""
+        self.total = max(total, self.done)
 
     def finish(self, record: Record) -> None:
         """Count a cell, and say how it ended."""
@@ -99,6 +106,11 @@ class RichBoard(Board):
     def note(self, text: str) -> None:
         """Say something once, above the bars."""
         self.progress.console.print(text, markup=False, highlight=False)
+
+    def expect(self, total: int) -> None:
+        """Say how many cells there will be, now that more is known."""
+        super().expect(total)
+        self.progress.update(self.all, total=self.total)
 
     def step(self, cell: Cell, state: Mapping[str, Any]) -> None:
         """Show how far a cell is."""

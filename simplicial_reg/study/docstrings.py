@@ -4,8 +4,8 @@ The sentences are read from the sources of the installed numpy, scipy, scikit-le
 shipped. So the sentences depend on the versions that are installed, and results are comparable for equal ``Task.fingerprint`` only.
 
 What is a sentence: prose of a docstring, up to its examples; paragraphs are cut at full stops, and parts that are no prose (code,
-headings, tables, signatures) are dropped. A sentence has 6 to 24 words, of which most are words. Names that give the answer away
-(numpy, np, scipy, sklearn, torch, PyTorch, ...) are replaced by "the library"; "tensor" and "estimator" are not: what a library
+headings, tables, signatures) are dropped. A sentence has 6 to 24 words, of which most are words. Words that name a library
+(numpy, np, scipy, sklearn, torch, TorchScript, ...) are replaced by "the library"; "tensor" and "estimator" are not: what a library
 is about is what a reader tells it by.
 
 Parts. A source file belongs to one part, by the hash of its path: no two parts share a file. Of a file at most 16 sentences are
@@ -37,9 +37,7 @@ PER_FILE = 16
 LARGEST = 60_000  # bytes of a source: reading a larger one takes long, and still only so many sentences are taken
 NEAR = 0.5
 
-GIVES_AWAY = re.compile(
-    r"\b(py)?torch(vision|audio|script)?\b|\bnumpy\b|\bscipy\b|\bsklearn\b|\bscikit[- ]?learn\b|\b(np|sp)(?=\.)", re.I
-)
+GIVES_AWAY = re.compile(r"\w*(numpy|scipy|sklearn|scikit[-_ ]?learn|torch)\w*|\b(np|sp)(?=\.)", re.I)
 ROLE = re.compile(r":[a-z:]+:`~?([^`<]*)(?:<[^`]*>)?`")
 SENTENCE_END = re.compile(r"(?<=[a-z0-9)`'\"][.!?])\s+(?=[A-Z])")
 WORD = re.compile(r"[A-Za-z][A-Za-z'-]*")
@@ -73,9 +71,7 @@ def read_sentences(sizes: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
             found[part].append(sentences[: sizes[part]])
     return {
         part: [
-            (sentence, label)
-            for label, sentences in enumerate(lists)
-            for sentence in sentences[: min(map(len, lists))]
+            (sentence, label) for label, sentences in enumerate(lists) for sentence in sentences[: min(map(len, lists))]
         ]
         for part, lists in found.items()
     }

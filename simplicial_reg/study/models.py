@@ -107,9 +107,7 @@ class Model:
         columns = [list(column) for column in zip(*split.inputs, strict=True)]
         tokens = self.tokenizer(*columns, truncation=True, max_length=max_length)
         names = [name for name in tokens if name in ("input_ids", "token_type_ids")]
-        return Examples(
-            [{name: tokens[name][at] for name in names} for at in range(len(split))], None, labels
-        )
+        return Examples([{name: tokens[name][at] for name in names} for at in range(len(split))], None, labels)
 
     def batch(self, examples: Examples, rows: Sequence[int], device: torch.device) -> Batch:
         """Some examples, padded on the right to the longest of them."""
@@ -194,7 +192,9 @@ def _from_factory(name: str, task: Task) -> Model:
     try:
         factory = getattr(importlib.import_module(path), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"model {name!r} must be the import path of a factory, package.module:factory; {error}") from error
+        raise ValueError(
+            f"model {name!r} must be the import path of a factory, package.module:factory; {error}"
+        ) from error
     module = factory(task)
     if not isinstance(module, nn.Module):
         raise ValueError(f"model {name!r} must return a torch.nn.Module; got {type(module).__name__}")
@@ -261,7 +261,9 @@ def _embeddings(module: nn.Module) -> nn.Module:
         look_up: Any = getattr(base, "get_input_embeddings", None)
         found = look_up() if look_up else None
     if not isinstance(found, nn.Module):
-        raise ValueError(f"freeze_embeddings must be False for {type(module).__name__}: it has no module called embeddings")
+        raise ValueError(
+            f"freeze_embeddings must be False for {type(module).__name__}: it has no module called embeddings"
+        )
     return found
 
 
@@ -361,5 +363,3 @@ class Block(nn.Module):
         state = state + nn.functional.dropout(self.project_out(attended), self.dropout, self.training)
         perceived: Tensor = self.perceptron(self.before_perceptron(state))
         return state + perceived
-
-

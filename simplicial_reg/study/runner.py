@@ -38,7 +38,7 @@ from simplicial_reg._checks import check_choice
 from simplicial_reg._files import whole_file
 from simplicial_reg.study._board import NoBoard, make_board
 from simplicial_reg.study._folder import RecordFile, locked, read_records, read_study, settle
-from simplicial_reg.study.protocol import Study, groups, latest, pending, plan
+from simplicial_reg.study.protocol import Study, choose, groups, latest, pending, plan
 from simplicial_reg.study.record import Cell, Record
 
 __all__ = ["EXECUTORS", "RunCell", "read_records", "read_study", "run"]
@@ -122,8 +122,8 @@ def run(
         known = [record for record in records if not retry_failed or record.status == "done"]
         if not _next_cells(study, known):
             return latest(records)
-        total, finished = _total(study), len({record.cell.key for record in known})
-        board = make_board(max(total, finished), finished, jobs) if progress else NoBoard()
+        finished = len({record.cell.key for record in known})
+        board = make_board(_total(study, known), finished, jobs) if progress else NoBoard()
         stack.enter_context(board)
         if not has_locks:
             board.note(f"{folder}: this file system has no locks; see to it that no second study runs in this folder")
@@ -137,6 +137,7 @@ def run(
         )
         pool = stack.enter_context(_POOLS[executor](work, jobs, scheduler, board))
         while cells := _next_cells(study, known):
+            board.expect(_total(study, known))
             # Closed before an error or Ctrl-C leaves this block: that stops what is running.
             with closing(pool(cells)) as results:
                 for record in results:
@@ -161,10 +162,12 @@ def _next_cells(study: Study | Sequence[Cell], known: Sequence[Record]) -> list[
     return [cell for cell in {cell.key: cell for cell in study}.values() if cell.key not in keys]
 
 
-def _total(study: Study | Sequence[Cell]) -> int:
-    if isinstance(study, Study):
-        return len(plan(study)) + len(groups(study)) * study.seeds
-    return len({cell.key for cell in study})
+def _total(study: Study | Sequence[Cell], known: Sequence[Record]) -> int:
+    """How many cells there will be in the end, as far as one can tell."""
+    if not isinstance(study, Study):
+        return len({cell.key for cell in study} | {record.cell.key for record in known})
+    hopeless = sum(choice is None for choice in choose(known).values())
+    return len(plan(study)) + (len(groups(study)) - hopeless) * study.seeds
 
 
 def _check_jobs(jobs: object, threads: object) -> None:

@@ -142,7 +142,9 @@ class Task:
 
 def _sklearn(function: str, **options: Any) -> Callable[[Any, Any], float]:
     def metric(truth: Any, predicted: Any) -> float:
-        return float(getattr(_imported("sklearn.metrics"), function)(truth.astype(int), predicted.astype(int), **options))
+        return float(
+            getattr(_imported("sklearn.metrics"), function)(truth.astype(int), predicted.astype(int), **options)
+        )
 
     return metric
 
@@ -360,7 +362,9 @@ def read_description(path: str | os.PathLike[str]) -> tuple[str, Source]:
     names = _strings(path, "labels", content.get("labels", []))
     count = content.get("num_labels", len(names))
     if isinstance(count, bool) or not isinstance(count, int) or count < 1 or (names and count != len(names)):
-        raise ValueError(f"{path}: num_labels must be an int, 1 for regression, or labels a list of names; got {count!r}")
+        raise ValueError(
+            f"{path}: num_labels must be an int, 1 for regression, or labels a list of names; got {count!r}"
+        )
     metrics = _strings(path, "metrics", content.get("metrics", [content["metric"]] if "metric" in content else []))
     for metric in metrics:
         _check_choice(path, "metric", metric, METRICS)
@@ -430,9 +434,7 @@ def _from_source(name: str, source: Source, folder: Path | None) -> Task:
     read = _from_hub if folder is None else _from_files
     everything, reported, others = read(name, source, folder)
     if len(everything) < 8:
-        raise ValueError(
-            f"task {name!r}: train has {len(everything)} examples; at least 8 are needed to hold some out"
-        )
+        raise ValueError(f"task {name!r}: train has {len(everything)} examples; at least 8 are needed to hold some out")
     train, held_out = _hold_out(name, everything, source.num_labels == 1)
     return _task(name, source, train, held_out, reported, **others)
 

@@ -39,7 +39,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +52,7 @@ from simplicial_reg.isotropy import MEASURES, measure
 from simplicial_reg.regularizers import REGULARIZERS, Regularizer
 from simplicial_reg.study.models import VIT, Batch, Examples, Model, build_model
 from simplicial_reg.study.record import Cell, Record
-from simplicial_reg.study.tasks import Task, load_task
+from simplicial_reg.study.tasks import load_task
 from simplicial_reg.study.variants import SCALES, VARIANTS, Variant, nearest
 from simplicial_reg.training.regularization import Regularization
 from simplicial_reg.training.tap import Tap
@@ -405,9 +405,7 @@ class _Run:
         wanted = self.variant.options.get("refresh_points", REFRESH_POINTS)
         self.model.module.eval()
         for at in range(0, len(self.train), EVALUATION_BATCH):
-            batch = self.model.batch(
-                self.train, range(at, min(at + EVALUATION_BATCH, len(self.train))), self.device
-            )
+            batch = self.model.batch(self.train, range(at, min(at + EVALUATION_BATCH, len(self.train))), self.device)
             self.model.logits(batch)
             cloud = self.regularization.tap.read(mask=batch.mask)
             regularizer.update_covariance(cloud.points, cloud.mask)
@@ -455,9 +453,7 @@ class _Run:
         splits = {"": self.task.reported, **{f"_{name}": split for name, split in self.task.others.items()}}
         found: dict[str, float] = {}
         for suffix, split in splits.items():
-            examples = self.model.encode(
-                split, max_length=self.budget.max_length, regression=self.task.is_regression
-            )
+            examples = self.model.encode(split, max_length=self.budget.max_length, regression=self.task.is_regression)
             outputs, _ = self._outputs(examples)
             found |= {f"{name}{suffix}": value for name, value in self.task.score(split.labels, outputs).items()}
         return found

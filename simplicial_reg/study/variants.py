@@ -80,7 +80,9 @@ def _istar(direction: str, description: str) -> Variant:
 def _shrink_the_longest(sign: float, description: str) -> Variant:
     # Their weight is 1 for the sum over classes; the mean over two classes makes that 2.
     options = {**AS_PUBLISHED, "within": 0.05 * sign}
-    return Variant("persistent-entropy", options, LAST, {"weight": {"low": 0.1, "high": 10.0}}, {"weight": 2.0}, description)
+    return Variant(
+        "persistent-entropy", options, LAST, {"weight": {"low": 0.1, "high": 10.0}}, {"weight": 2.0}, description
+    )
 
 
 VARIANTS: dict[str, Variant] = {
