@@ -19,6 +19,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 from simplicial_reg.isotropy.moments import BLOCK, Moments
 from simplicial_reg.isotropy.spectrum import (
+    _times_its_transpose,
     effective_rank,
     isoscore,
     isoscore_star,
@@ -28,6 +29,7 @@ from simplicial_reg.isotropy.spectrum import (
     rankme,
     squared_norm,
     top_variance_share,
+    trace_and_norm,
 )
 from tests.frozen.make_isoscore import points as isoscore_points
 
@@ -414,21 +416,32 @@ def test_second_derivatives_of_the_ratios_are_those_of_finite_differences(name: 
 
 @every_size
 @pytest.mark.parametrize("extra", [None, COVARIANCE], ids=["plain", "with a constant"])
-def test_squared_norm_with_its_own_derivative_is_that_of_autograd(n: int, extra: Tensor | None) -> None:
-    def plain(x: Tensor) -> Tensor:
-        product = x.mT @ x if extra is None else x.mT @ x + extra
-        return product.square().sum((-2, -1))
+def test_trace_and_norm_with_their_own_derivatives_are_those_of_autograd(n: int, extra: Tensor | None) -> None:
+    def plain(x: Tensor) -> tuple[Tensor, Tensor]:
+        square = x.mT @ x
+        shifted = square if extra is None else square + extra
+        return square.diagonal(dim1=-2, dim2=-1).sum(-1), shifted.square().sum((-2, -1))
 
     points = torch.stack([cloud(n), cloud(n, seed=1)]).requires_grad_()
-    weight = torch.tensor([0.5, -2.0], dtype=torch.float64)
-    torch.testing.assert_close(squared_norm(points, extra), plain(points))
+    weight = torch.tensor([[0.5, -2.0], [3.0, 0.1]], dtype=torch.float64)
+    torch.testing.assert_close(trace_and_norm(points, extra), plain(points))
     ours, theirs = (
-        torch.autograd.grad((weight * f(points)).sum(), points, create_graph=True)[0]
-        for f in (lambda x: squared_norm(x, extra), plain)
+        torch.autograd.grad((weight * torch.stack(f(points))).sum(), points, create_graph=True)[0]
+        for f in (lambda x: trace_and_norm(x, extra), plain)
     )
     torch.testing.assert_close(ours, theirs)
     again, expected = (torch.autograd.grad(slope.square().sum(), points)[0] for slope in (ours, theirs))
     torch.testing.assert_close(again, expected)
+
+
+@pytest.mark.parametrize("shape", [(383, 900), (384, 900), (389, 1000), (900, 390), (2, 390, 800)])
+def test_a_product_by_blocks_is_the_product(shape: tuple[int, ...]) -> None:
+    points = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wide = shape[-2] < shape[-1]
+    product = points @ points.mT if wide else points.mT @ points
+    with torch.no_grad():
+        torch.testing.assert_close(_times_its_transpose(points if wide else points.mT), product, rtol=1e-13, atol=1e-10)
+    torch.testing.assert_close(squared_norm(points), product.square().sum((-2, -1)), rtol=1e-13, atol=0)
 
 
 def test_ratios_can_be_mapped_and_differentiated_by_torch_func() -> None:

@@ -23,6 +23,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("scipy")
 
 SHORT = {"steps": 4, "batch_size": 8, "limit": 48}
+# Each class has points enough for its bars to stand out, and the timed steps are among the steps.
+LARGE = {"steps": 6, "batch_size": 96, "limit": None}
 HERE = "tests.test_study_training"
 
 
@@ -51,8 +53,8 @@ def baseline() -> Record:
 
 
 @pytest.fixture(scope="module")
-def twelve_steps() -> Record:
-    return done(digits("none", steps=12, limit=None))
+def large_batches() -> Record:
+    return done(digits("none", **LARGE))
 
 
 # --- what is recorded ---
@@ -171,9 +173,8 @@ def test_the_generators_of_the_caller_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "none"])
-def test_every_variant_trains_and_changes_the_training(variant: str, twelve_steps: Record) -> None:
-    # Twelve steps, after which each class has points enough for its bars to stand out.
-    record, none = done(digits(variant, steps=12, limit=None)), twelve_steps
+def test_every_variant_trains_and_changes_the_training(variant: str, large_batches: Record) -> None:
+    record, none = done(digits(variant, **LARGE)), large_batches
     assert record.steps["weight"][-1] > 0
     assert record.steps["task_loss"][0] == none.steps["task_loss"][0]
     assert record.steps["task_loss"][1:] != none.steps["task_loss"][1:]
@@ -181,7 +182,7 @@ def test_every_variant_trains_and_changes_the_training(variant: str, twelve_step
 
 
 def test_a_strong_regularizer_moves_its_measure_where_it_says() -> None:
-    weak, strong = (done(digits("cosreg", weight=weight, steps=90, batch_size=32, limit=None)) for weight in (0.0, 10.0))
+    weak, strong = (done(digits("cosreg", weight=weight, steps=60, batch_size=32, limit=None)) for weight in (0.0, 3.0))
     cosine = [record.evaluations[-1]["isotropy"]["mean_cosine"] for record in (weak, strong)]
     assert cosine[1] < cosine[0] - 0.2
 

@@ -91,6 +91,15 @@ class Moments(nn.Module):
         self._check_not_empty()
         return self.scatter / (self.count - 1).clamp_min(1)
 
+    def covariance_like(self, points: Tensor) -> Tensor:
+        """`covariance` in the type and on the device of the points, by one pass over the (d, d) numbers less.
+
+        Raises:
+            RuntimeError: before the first point.
+        """
+        self._check_not_empty()
+        return self.scatter.to(points) / (self.count - 1).clamp_min(1).to(points)
+
     @property
     def second_moment(self) -> Tensor:
         """Mean outer product of the points, ``(d, d)``, float64: the covariance about the origin instead of the mean.

@@ -134,7 +134,7 @@ class IsoScoreStarLoss(Regularizer):
                 f"shrinkage={self.shrinkage:g} needs a covariance, and there is none yet; call update_covariance(points), or "
                 "set decay, which takes it from the points of the training steps"
             )
-        return self.moments.covariance
+        return self.moments.covariance_like(points)
 
     def _refresh(self, decay: float, points: Tensor, mask: Tensor | None) -> None:
         """Take the points into the average, unless one of them is not finite, which would stay in it for ever."""

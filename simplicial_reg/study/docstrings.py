@@ -9,9 +9,10 @@ headings, tables, signatures) are dropped. A sentence has 6 to 24 words, of whic
 is about is what a reader tells it by.
 
 Parts. A source file belongs to one part, by the hash of its path: no two parts share a file. Of a file at most 16 sentences are
-taken, so that no file dominates. A sentence nearly the same as one already taken is dropped, from whatever library and part: equal but for case,
-digits and punctuation, or a Jaccard index of at least 0.5 between the sets of three consecutive words (Broder 1997, "On the
-resemblance and containment of documents"). Every library has equally many sentences in each part.
+taken, so that no file dominates. A sentence nearly the same as one already taken, of whatever
+library and part, is dropped: equal but for case, digits and punctuation, or a Jaccard index of at least 0.5 between the sets of
+three consecutive words (Broder 1997, "On the resemblance and containment of documents"). Every library has equally many
+sentences in each part.
 """
 
 from __future__ import annotations

@@ -5,9 +5,10 @@
     "package.module:factory"    ``factory(task)`` returns an ``nn.Module``
     anything else               a name or directory for ``AutoModelForSequenceClassification`` of `transformers`
 
-A module from a factory is called with images ``(n, channels, height, width)``, or for texts with what its attribute ``tokenizer``, a tokenizer
-of `transformers`, makes of them; it returns logits ``(n, num_labels)`` or something with ``logits``. Its attribute ``pooling``, if it has
-one, says how its hidden states become the points that its head reads, as for `simplicial_reg.training.Tap`; otherwise that is their mean.
+A module from a factory is called with images ``(n, channels, height, width)``, or for texts with what its attribute
+``tokenizer``, a tokenizer of `transformers`, makes of them; it returns logits ``(n, num_labels)`` or something with ``logits``.
+Its attribute ``pooling``, if it has one, says how its hidden states become the points that its head reads, as for
+`simplicial_reg.training.Tap`; otherwise that is their mean.
 
 Weights that a checkpoint does not have, such as those of the head, are drawn from torch's global generator: seed it before.
 

@@ -1,7 +1,7 @@
 """The tasks of the study: what is trained on, what settings are selected on, and what is reported.
 
-Every task has three parts. *Train* and *held out* are cut from the task's train set, *reported* is its validation set. Settings are selected
-on the held-out part and results are reported on the reported one, so that no number is reported on what it was selected
+Every task has three parts. *Train* and *held out* are cut from the task's train set, *reported* is its validation set. Settings
+are selected on the held-out part and results are reported on the reported one, so that no number is reported on what it was selected
 on. An eighth of train, but at most 1,000 examples, is held out: of each class its share, drawn by the name of the task and by nothing
 else, so that it is the same in every run, for every seed and for every `limit`.
 
@@ -13,8 +13,8 @@ equal, which is undefined, is 0 as Matthews' is, because such predictions know n
 Where the examples come from:
 
 - ``docstrings`` and ``digits`` are made of what is installed.
-- GLUE: from ``data_dir/TASK`` or ``data_dir/glue/TASK``, with ``train.tsv`` and ``validation.tsv``: UTF-8, a line of column names, tabs, no quoting. Without a
-  ``data_dir`` (nor the environment variable SIMPLICIAL_REG_DATA) from the Hugging Face hub, by `datasets`.
+- GLUE: from ``data_dir/TASK`` or ``data_dir/glue/TASK``, with ``train.tsv`` and ``validation.tsv``: UTF-8, a line of column names,
+  tabs, no quoting. Without a ``data_dir`` (nor the environment variable SIMPLICIAL_REG_DATA) from the Hugging Face hub, by `datasets`.
 - A TOML file describes any other classification, pair or regression task; see `read_description`.
 """
 
@@ -315,7 +315,8 @@ def read_description(path: str | os.PathLike[str]) -> tuple[str, Source]:
     The keys: ``kind``, "text" or "pair"; ``columns``, the one or two columns of text; ``label``, that of labels ("label" if not said);
     ``labels``, what classes are called there, in their order, or ``num_labels``, their number if they are 0, 1, ...; 1 is
     regression; ``metric`` or ``metrics``, of ``METRICS``, the main one first; ``train`` and ``reported``, files relative to the TOML
-    file (.tsv without quoting, .csv, or .jsonl), or, with ``hub`` and perhaps ``config``, names of splits on the Hugging Face hub; ``name``.
+    file (.tsv without quoting, .csv, or .jsonl), or, with ``hub`` and perhaps ``config``, names of splits on the Hugging Face hub;
+    ``name``, the file's if not said.
 
     Args:
         path: of the TOML file.

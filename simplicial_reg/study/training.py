@@ -11,17 +11,18 @@ What is equal for all variants of a seed, to the last bit on the CPU:
 So a variant of weight 0 is the baseline, which a test holds it to. Numbers of threads and the kind of machine do make a difference;
 they are recorded. On an accelerator some kernels are not deterministic.
 
-Training is AdamW (no decay of biases and normalizations) on the mean loss, cross-entropy or for regression squared error, with warm-up and a
-linear or cosine decay to zero, and gradients clipped at norm 1. With ``accumulation`` the losses of so many micro-batches are
+Training is AdamW (no decay of biases and normalizations) on the mean loss, cross-entropy or for regression squared error, with
+warm-up and a linear or cosine decay to zero, and gradients clipped at norm 1. With ``accumulation`` the losses of so many micro-batches are
 averaged and their points are one cloud, through which gradients flow in full; the graphs of all are kept, so that costs the memory of a
 large batch.
 
 Before the first step and after each epoch the held-out part is evaluated. With ``keep="best"`` the weights of the best of these
 evaluations but the first are what is reported on, for every variant by the same rule; by default it is the last ones.
 
-What a penalty costs, ``penalty_share``, is the time of its forward (reading the hidden states, balancing the weight and the regularizer) and that
-of its backward to the points, over the time of a step. The backward is timed on the side, on a copy of the regularizer and the points of
-some steps, outside of the time of the step. Peak memory is that of the process: if a process runs several cells, the largest so far.
+What a penalty costs, ``penalty_share``, is the time of its forward (reading the hidden states, balancing the weight, the
+regularizer) and that of its backward to the points, over the time of a step. The backward is timed on the side, on a copy of
+the regularizer and the points of some steps, outside of the time of the step. Peak memory is that of the process: if a process
+runs several cells, the largest so far.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Budget:
 
     epochs: int = 1
     steps: int | None = None
-    batch_size: int = 16
+    batch_size: int = 32
     accumulation: int = 1
     max_length: int = 48
     warmup: float = 0.1
@@ -134,15 +135,15 @@ class Budget:
 
 
 # Training from scratch takes longer than fine-tuning.
-DEFAULTS: dict[str, dict[str, Any]] = {VIT: {"epochs": 12, "batch_size": 32}}
+DEFAULTS: dict[str, dict[str, Any]] = {VIT: {"epochs": 12}}
 
 
 def budget_for(model: str, budget: dict[str, Any]) -> Budget:
     """The budget with the defaults of the model where it says nothing.
 
     Example:
-        >>> budget_for("vit-digits", {"epochs": 2}).batch_size
-        32
+        >>> budget_for("vit-digits", {"batch_size": 16}).epochs
+        12
     """
     names = [one.name for one in fields(Budget)]
     unknown = sorted(budget.keys() - set(names))
@@ -166,8 +167,8 @@ def run_cell(
             the regularizer, of ``Regularization`` (``memory``, ``pooling``, ...) and ``refresh``, which replace the variant's.
             Its budget has keys of `Budget`.
         data_dir: as for `simplicial_reg.study.tasks.load_task`.
-        on_step: called after every step with ``step``, ``steps``, ``task_loss``, ``penalty``, ``weight``, ``metric``, the latest ``selection`` and
-            ``seconds``.
+        on_step: called after every step with a dict of ``step``, ``steps``, ``metric`` (its name), the latest ``selection``,
+            ``task_loss``, ``penalty``, ``weight``, ``gradient_norm``, and ``seconds`` since the start.
 
     Returns:
         The record: of status ``"failed"`` with the error, and what was found until then, if anything goes wrong. Only an

@@ -1,9 +1,12 @@
 """What is compared: each variant is a regularizer with its options, the cloud it sees, and the space its strength is searched in.
 
 Every variant but I-STAR sees the same cloud, so that variants differ in the regularizer and in nothing else: of the last hidden
-state the token that the head reads (the first of an encoder, the last of a decoder), of the current batch and of the last 48
-sentences before it. With batches of 16 that makes the 64 points of Kudriashov et al. I-STAR sees what it was published with, all
-tokens of all layers but the embeddings', less padding.
+state the token that the head reads (the first of an encoder, the last of a decoder), of the current batch. I-STAR sees what it was
+published with, all tokens of all layers but the embeddings', less padding. The 64 points of Kudriashov et al. are batches of
+8 in 8 micro-batches, ``accumulation``, through all of which gradients flow.
+
+Earlier batches are not remembered (``memory``), because remembered points are constants: a loss of angles to them falls as well if
+the model turns the whole cloud away from where it was, without spreading it, and in training from scratch it does.
 
 How strong a regularizer is, is searched in one of two ways, ``SCALES``:
 
@@ -60,8 +63,7 @@ class Variant:
         return bool(self.options.get("per_label", False))
 
 
-# 48 earlier points and a batch of 16 are the 64 points of Kudriashov et al.
-LAST = {"layer": "last", "pooling": "head", "memory": 48}
+LAST = {"layer": "last", "pooling": "head"}
 ALL_TOKENS = {"layer": "all", "pooling": "tokens", "cloud": "union"}
 FRACTION: dict[str, Range] = {"fraction": {"low": 0.01, "high": 1.0}}
 AS_PUBLISHED = {"per_label": True, "prominent": "shrink-the-longest"}
