@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from simplicial_reg import entropy_deficit, rips_barcode
+from simplicial_reg import CosineLoss, entropy_deficit, rips_barcode
+from simplicial_reg.isotropy import mean_cosine
 from simplicial_reg.training.memory import Cloud, GradientCache, PointMemory, cached_backward, subsample
 
 Penalty = Callable[..., Tensor]
@@ -563,3 +564,25 @@ def test_a_list_of_clouds_is_padded_first() -> None:
     cloud = subsample([numbers(0, 1, 2, 3), numbers(7)], 2, generator=generator())
     assert cloud.mask.sum(-1).tolist() == [2, 1]
     assert cloud.points[1][cloud.mask[1]].item() == 7
+
+
+def test_memory_lets_a_cosine_loss_turn_the_cloud_away_instead_of_spreading_it() -> None:
+    found = {}
+    for size in (0, 48):
+        generator = torch.Generator().manual_seed(0)
+        encoder, loss, memory = nn.Linear(8, 8), CosineLoss(), PointMemory(max(size, 1))
+        with torch.no_grad():
+            encoder.weight.copy_(torch.eye(8))
+            encoder.bias.fill_(3.0)  # far off the origin: a cone
+        optimizer = torch.optim.SGD(encoder.parameters(), lr=1.0)
+        for _ in range(100):
+            points = encoder(torch.randn(16, 8, generator=generator))
+            cloud = memory(points)
+            penalty = loss(cloud.points, mask=cloud.mask) if size else loss(points)
+            optimizer.zero_grad()
+            penalty.backward()
+            optimizer.step()
+        with torch.no_grad():
+            found[size] = mean_cosine(encoder(torch.randn(500, 8, generator=generator))).item()
+    assert found[0] < 0.2
+    assert found[48] > 0.5

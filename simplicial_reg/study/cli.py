@@ -107,7 +107,10 @@ def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--data-dir", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the data, see docs/study.md."
 )
 @click.option(
-    "--jobs", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Cells at the same time."
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Cells at the same time.  [default: cores, at most 4; on a GPU 1; on a cluster all there is room for]",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads of a cell.  [default: cores / jobs]")
 @click.option("--executor", type=click.Choice(["local", "dask", "ray"]), default="local", show_default=True)
@@ -148,12 +151,21 @@ def compare(first: Path, second: Path) -> None:
         click.echo(reports.compare(first, second))
 
 
+def _default_jobs(executor: str) -> int:
+    """A small model does not keep several cores busy, and each cell holds one in memory."""
+    import torch
+
+    from simplicial_reg.study.runner import cores
+
+    return 1 if executor != "local" or torch.cuda.is_available() else min(4, cores())
+
+
 def _run(
     recipe: Path | None,
     quick: bool,
     out: Path,
     data_dir: Path | None,
-    jobs: int,
+    jobs: int | None,
     threads: int | None,
     executor: str,
     scheduler: str | None,
@@ -174,7 +186,7 @@ def _run(
             records = runner.run(
                 chosen,
                 out,
-                jobs=jobs,
+                jobs=jobs or _default_jobs(executor),
                 threads=threads,
                 executor=executor,
                 scheduler=scheduler,

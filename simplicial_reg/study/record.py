@@ -59,8 +59,8 @@ class Record:
             training.
         steps: for each step ``task_loss``, ``penalty``, ``weight``, ``gradient_norm``: lists of equal length.
         layers: ``{"before": [...], "after": [...]}``, for each hidden state ``{measure: value}``.
-        clouds: ``{"before": {...}, "after": {...}}`` of the held-out embeddings: ``deaths`` (H0), ``loops`` (H1, pairs), ``spectrum`` (shares of
-            variance, descending), all lists.
+        clouds: ``{"before": {...}, "after": {...}}`` of the held-out embeddings: ``deaths`` (H0), ``loops`` (H1, pairs),
+            ``spectrum`` (shares of variance, descending), all lists.
         costs: ``seconds``, ``seconds_per_step`` (median), ``peak_memory`` (bytes), ``penalty_share`` (of the time of a step).
         environment: versions, commit, threads, machine kind.
     """

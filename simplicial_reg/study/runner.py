@@ -41,7 +41,7 @@ from simplicial_reg.study._folder import RecordFile, locked, read_records, read_
 from simplicial_reg.study.protocol import Study, choose, groups, latest, pending, plan
 from simplicial_reg.study.record import Cell, Record
 
-__all__ = ["EXECUTORS", "RunCell", "read_records", "read_study", "run"]
+__all__ = ["EXECUTORS", "RunCell", "cores", "read_records", "read_study", "run"]
 
 EXECUTORS = ("local", "dask", "ray")
 RUNNING = ".running"  # one small file for each running cell: how far it is
@@ -131,7 +131,7 @@ def run(
         work = _Work(
             run_cell or _trainer(),
             None if data_dir is None else str(data_dir),
-            threads or (max(1, _cores() // jobs) if executor == "local" else None),
+            threads or (max(1, cores() // jobs) if executor == "local" else None),
             str(running),
             os.getpid() if executor == "local" and jobs > 1 else None,
         )
@@ -176,8 +176,8 @@ def _check_jobs(jobs: object, threads: object) -> None:
             raise ValueError(f"{argument} must be a whole number, at least 1; got {value!r}")
 
 
-def _cores() -> int:
-    # The cores this process may use, which in a container are fewer than those of the machine.
+def cores() -> int:
+    """Cores that this process may use, which in a container are fewer than those of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
