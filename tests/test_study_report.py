@@ -95,7 +95,7 @@ def test_the_page_checker_finds_a_tag_that_is_not_closed():
 def test_the_page_is_well_formed_and_has_every_section(written):
     page = Page((written / "report.html").read_text(encoding="utf-8"))
     text = "".join(page.words)
-    sections = ["What was run", "Results", *report.FIGURES, "Settings chosen", "Failed runs"]
+    sections = ["Results", *report.FIGURES, "Settings chosen", "Failed runs", "What was run"]
     assert [text.find(f"\n{name}\n") > 0 for name in sections] == [True] * len(sections)
 
 

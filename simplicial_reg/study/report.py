@@ -236,7 +236,6 @@ def _read(folder: Path) -> list[Record]:
 def _blocks(summary: Summary, records: list[Record]) -> list[Block]:
     labels = _labels(summary.groups)
     blocks: list[Block] = [Heading(1, "Which regularizer helps?"), Text(_headline(summary, labels))]
-    blocks += [Heading(2, "What was run"), Table("What was run", ("", ""), tuple(_facts(records).items()))]
     blocks += [Heading(2, "Results"), *_results(summary, labels)]
     blocks += _drawn(summary, records, labels)
     blocks += [Heading(2, "Settings chosen"), *_chosen(summary, records, labels)]
@@ -250,6 +249,7 @@ def _blocks(summary: Summary, records: list[Record]) -> list[Block]:
         blocks.append(Table("Failed runs", ("variant", "task", "model", "phase", "seed", "error"), rows))
     else:
         blocks.append(Text("None."))
+    blocks += [Heading(2, "What was run"), Table("What was run", ("", ""), tuple(_facts(records).items()))]
     return blocks
 
 
