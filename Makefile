@@ -24,8 +24,9 @@ endef
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
+# One thread for each test process: threads of several processes on the same cores wait for each other.
 test: $(VENV)/.extra-test ## run the tests and the examples in the docstrings
-	$(BIN)/python -m pytest -n auto --dist loadgroup --maxprocesses=$(WORKERS) $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup --maxprocesses=$(WORKERS) $(ARGS)
 
 nightly: $(VENV)/.extra-test ## run the long tests: thousands of random clouds
 	$(BIN)/python -m pytest -n auto --dist loadgroup --maxprocesses=$(WORKERS) -m nightly $(ARGS)

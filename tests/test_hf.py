@@ -589,6 +589,14 @@ def test_data_parallel_is_refused(tmp_path: Path) -> None:
         RegularizedTrainer(model=bert(), args=args, train_dataset=sentences(), regularization={})
 
 
+def test_a_trainer_whose_batches_have_a_mask_for_each_column_is_refused() -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    with pytest.raises(
+        TypeError, match=r"those of SentenceTransformerTrainer have one for each column; use .*RegularizedLoss"
+    ):
+        regularized(sentence_transformers.SentenceTransformerTrainer)
+
+
 def test_only_trainers_are_regularized() -> None:
     with pytest.raises(TypeError, match=r"trainer must be transformers\.Trainer or a subclass of it"):
         regularized(dict)
@@ -724,7 +732,7 @@ def test_watching_at_evaluations_goes_on_when_resumed(tmp_path: Path) -> None:
 
 
 def test_every_must_be_a_number_of_steps() -> None:
-    with pytest.raises(ValueError, match="every must be an int of at least 1, a number of steps, or None; got 0"):
+    with pytest.raises(ValueError, match="every must be None or at least 1; got 0"):
         MonitorCallback(None, every=0)
 
 

@@ -236,6 +236,14 @@ def test_regularizers_that_are_given_one_weight_do_not_share_it(net: Net) -> Non
     assert int(weight.step) == 0
 
 
+def test_a_balanced_weight_of_a_gathered_cloud_is_synchronized(net: Net) -> None:
+    weight = BalancedWeight(0.3)
+    for gather in (True, False):
+        regularization = Regularization(net, weight=weight, gather=gather)
+        assert regularization.weights["persistent-entropy"].synchronized == gather
+    assert not weight.synchronized
+
+
 def test_the_balanced_weight_gives_the_penalty_a_tenth_of_the_force(net: Net, tokens: Tensor) -> None:
     regularization = Regularization(net)
     loss = regularization(task(net(tokens)))
@@ -737,12 +745,32 @@ def test_a_task_loss_that_is_not_one_number_is_refused(
         regularization(task_loss)
 
 
-def test_a_forward_without_gradients_is_refused_by_a_balanced_weight(net: Net, tokens: Tensor) -> None:
-    regularization = Regularization(net)
+@pytest.mark.parametrize("weight", [0.3, None], ids=["constant", "balanced"])
+def test_a_later_forward_without_gradients_is_not_taken_for_that_of_the_task_loss(
+    weight: float | None, net: Net, tokens: Tensor
+) -> None:
+    regularization = Regularization(net, weight=weight)
+    task_loss = task(net(tokens))
     with torch.no_grad():
-        task_loss = task(net(tokens))
-    with pytest.raises(ValueError, match="task_loss must depend on points"):
+        net(tokens)
+    with pytest.raises(RuntimeError, match="the latest forward of the model ran without gradients"):
         regularization(task_loss)
+
+
+def test_of_two_forwards_one_may_be_constant(net: Net, tokens: Tensor) -> None:
+    regularization = Regularization(net, weight=0.3, forwards=2)
+    with torch.no_grad():
+        net(tokens + 1)
+    loss = regularization(task(net(tokens)))
+    points = torch.cat([states_of(net, inputs)[-1].mean(1) for inputs in (tokens + 1, tokens)])
+    assert_same(loss, task(net(tokens)) + 0.3 * deficit(torch.cat([points[:B].detach(), points[B:]])), net)
+
+
+def test_a_frozen_model_is_no_forward_without_gradients(net: Net, tokens: Tensor) -> None:
+    regularization = Regularization(net, weight=0.3, layer=1)
+    for part in (net.embedding, net.blocks[0]):
+        part.requires_grad_(False)
+    assert regularization(task(net(tokens))).isfinite()
 
 
 def test_a_class_with_one_member_is_a_cloud_of_one_point(net: Net, tokens: Tensor) -> None:

@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer import losses
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from simplicial_reg.training.sentence_transformers import RegularizedLoss, RegularizedLossCallback
+from simplicial_reg.training.sentence_transformers import MonitorCallback, RegularizedLoss, RegularizedLossCallback
 
 WEIGHT = 0.7
 N, D = 6, 16
@@ -309,6 +309,76 @@ def test_a_subsample_is_drawn_anew_at_each_step_and_again_the_same(model: Senten
     assert value() != first
     loss.step = 0
     assert value() == first
+    values = set()
+    for seed in range(8):
+        loss = RegularizedLoss(losses.CoSENTLoss(model), weight=1.0, max_points=4, seed=seed)
+        values.add(value())
+    assert len(values) > 1
+
+
+@pytest.mark.parametrize("columns", ["mean", "joined"])
+def test_memory_adds_earlier_embeddings_as_constants(columns: str, model: SentenceTransformer) -> None:
+    loss = RegularizedLoss(losses.CoSENTLoss(model), weight=WEIGHT, memory=3, columns=columns)
+    first, second = features(model, 2), features(model, 4)[2:]
+    loss(first, SCORES)
+    found = loss(second, SCORES)
+    earlier, now = ([point.detach() for point in embed(model, first)], embed(model, second))
+    if columns == "joined":
+        earlier, now = [torch.cat(earlier)], [torch.cat(now)]
+    clouds = [torch.cat([old[-3:], new]) for old, new in zip(earlier, now, strict=True)]
+    expected = WEIGHT * torch.stack([deficit(cloud) for cloud in clouds]).mean()
+    assert_same(gradients(model, found["persistent-entropy"]), gradients(model, expected))
+
+
+def test_memory_works_with_a_cached_loss(model: SentenceTransformer) -> None:
+    bases = (
+        losses.MultipleNegativesRankingLoss(model),
+        losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=4),
+    )
+    found = []
+    for base in bases:
+        loss = RegularizedLoss(base, weight=WEIGHT, memory=5)
+        total(loss(features(model, 2), None)).backward()
+        found.append(gradients(model, total(loss(features(model, 4)[2:], None))))
+    assert_same(*found)
+
+
+class Overflow(nn.Module):
+    """The last part of a model: of the second column, two values are not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls % 2 == 0:
+            broken = features["sentence_embedding"].clone()
+            broken[1, :2] = torch.tensor([torch.nan, torch.inf], dtype=broken.dtype)
+            features["sentence_embedding"] = broken
+        return features
+
+
+def test_embeddings_that_are_not_finite_are_an_error_that_says_when_and_where(folder: Path) -> None:
+    model = load(folder)
+    model.append(Overflow())
+    loss = RegularizedLoss(losses.CoSENTLoss(model), weight=WEIGHT)
+    loss.step = 41
+    message = r"step 41: 2 of 192 values of the points are NaN or infinite \(sentence embeddings: 2 of column 2 of 2\)"
+    with pytest.raises(RuntimeError, match=message):
+        loss(features(model, 2), SCORES)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_embeddings_that_are_not_finite_may_be_skipped_and_are_counted(folder: Path, cached: bool) -> None:
+    model = load(folder)
+    model.append(Overflow())
+    base = losses.CachedMultipleNegativesRankingLoss if cached else losses.MultipleNegativesRankingLoss
+    loss = RegularizedLoss(base(model), weight=WEIGHT, memory=4, on_failure="skip")
+    assert list(loss(features(model, 2), None)) == [base.__name__]
+    assert (loss.skipped, loss.logs) == (1, {})
+    assert loss.memory is not None
+    assert loss.memory.points is None  # of a step that is skipped nothing is remembered
 
 
 def test_dropout_is_the_same_in_both_passes_of_a_cached_loss(folder: Path) -> None:
@@ -406,6 +476,14 @@ def test_wrong_arguments_are_named(model: SentenceTransformer) -> None:
         RegularizedLoss(nn.MSELoss())
     with pytest.raises(ValueError, match="columns must be one of 'mean', 'joined'; got 'first'"):
         RegularizedLoss(losses.CoSENTLoss(model), columns="first")
+    for more, message in {
+        "seed": "seed must be at least 0; got -1",
+        "memory": "memory must be at least 0; got -1",
+        "max_points": "max_points must be None or at least 1; got -1",
+        "on_failure": "on_failure must be one of 'raise', 'skip'; got -1",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            RegularizedLoss(losses.CoSENTLoss(model), **{more: -1})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="loss must be a RegularizedLoss or a mapping that holds one"):
         RegularizedLossCallback(losses.CoSENTLoss(model))
     with pytest.raises(ValueError, match="must have one shape"):
@@ -509,7 +587,12 @@ def test_the_trainer_trains_logs_evaluates_and_writes_the_card(folder: Path, tmp
     trainer = trainer_of(model, loss, tmp_path, pairs(), [callback], eval_strategy="steps", eval_steps=2)
     trainer.train()
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["persistent-entropy_weight"] for entry in logs] == [0.0, 0.5, 1.0, 1.0]
+    weights = [entry["regularization/persistent-entropy_weight"] for entry in logs]
+    assert weights == [0.0, 0.5, 1.0, 1.0]
+    for entry, weight in zip(logs, weights, strict=True):
+        assert entry["persistent-entropy"] == pytest.approx(
+            weight * entry["regularization/persistent-entropy"], abs=1e-4
+        )
     assert all(
         entry["loss"] == pytest.approx(entry["CoSENTLoss"] + entry["persistent-entropy"], abs=2e-4) for entry in logs
     )
@@ -571,18 +654,16 @@ def test_two_data_sets_have_a_loss_each(folder: Path, tmp_path: Path) -> None:
     trainer = trainer_of(model, both, tmp_path, data, [RegularizedLossCallback(both)])
     trainer.train()
     assert both["scored"].step == 4
-    weights = [
-        entry["scored_persistent-entropy_weight"]
-        for entry in trainer.state.log_history
-        if "scored_persistent-entropy_weight" in entry
-    ]
-    assert set(weights) == {0.5}
+    name = "regularization/scored_persistent-entropy_weight"
+    assert {entry[name] for entry in trainer.state.log_history if name in entry} == {0.5}
 
 
 def test_a_resumed_training_goes_on_as_the_uninterrupted_one(folder: Path, tmp_path: Path) -> None:
-    def fit(out: Path, resume: str | None = None, **arguments: Any) -> tuple[dict[str, Tensor], RegularizedLoss]:
+    def fit(
+        out: Path, resume: str | None = None, *, memory: int = 8, **arguments: Any
+    ) -> tuple[dict[str, Tensor], RegularizedLoss]:
         model = load(folder)
-        loss = RegularizedLoss(losses.CoSENTLoss(model), weight=BalancedWeight(0.2))
+        loss = RegularizedLoss(losses.CoSENTLoss(model), weight=BalancedWeight(0.2), memory=memory)
         trainer = trainer_of(
             model, loss, out, pairs(), [RegularizedLossCallback(loss)], save_strategy="steps", save_steps=2, **arguments
         )
@@ -594,11 +675,49 @@ def test_a_resumed_training_goes_on_as_the_uninterrupted_one(folder: Path, tmp_p
     assert (first.step, second.step) == (4, 4)
     assert torch.equal(first.weights["persistent-entropy"].log_weight, second.weights["persistent-entropy"].log_weight)
     for name, tensor in whole.items():
-        assert torch.allclose(tensor, again[name], rtol=1e-6, atol=1e-9), name
-    (tmp_path / "checkpoint-2" / "regularized_loss.pt").unlink()
+        assert torch.equal(tensor, again[name]), name
+    for part in ("points", "mask"):
+        assert torch.equal(getattr(first.memory, part), getattr(second.memory, part))
+    with pytest.raises(RuntimeError, match=r"was saved by a regularization with other arguments [\s\S]*of size 8"):
+        fit(tmp_path, str(tmp_path / "checkpoint-2"), memory=9)
+    (tmp_path / "checkpoint-2" / "regularization.pt").unlink()
     with pytest.warns(UserWarning, match="resumes at step 2"):
         _, third = fit(tmp_path, str(tmp_path / "checkpoint-2"))
     assert third.step == 4
+
+
+def test_watching_the_embeddings_changes_nothing_and_logs_and_draws_them(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    held_out = sentences(40, 12)
+    found = {}
+    for watched in (False, True):
+        model = load(folder, dropout=0.1)
+        trainer = trainer_of(model, losses.CoSENTLoss(model), tmp_path, pairs(), logging_steps=2)
+        if watched:
+            names = ("mean_cosine", "entropy_deficit")
+            callback = MonitorCallback(trainer, held_out, every=2, measures=names, max_points=35)
+            trainer.add_callback(callback)
+        trainer.train()
+        found[watched] = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    for name, tensor in found[False].items():
+        assert torch.equal(tensor, found[True][name]), name
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [2, 4]
+    seen = [entry for entry in trainer.state.log_history if "monitor/mean_cosine" in entry]
+    assert [entry["step"] for entry in seen] == [0, 2, 4]
+    assert [entry["n"] for entry in callback.monitor.history] == [35, 35, 35]
+    assert (tmp_path / "monitor.png").read_bytes().startswith(b"\x89PNG")
+    callback = MonitorCallback(trainer, held_out, plot=False, measures=("entropy_deficit",))
+    callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    embeddings = model.encode(held_out, convert_to_tensor=True, show_progress_bar=False)
+    last = callback.monitor.measure(99)
+    assert last["entropy_deficit"] == pytest.approx(deficit(embeddings).item(), rel=1e-6)
+
+
+def test_what_is_to_be_watched_are_several_sentences() -> None:
+    with pytest.raises(TypeError, match="sentences must be a sequence of str; got str"):
+        MonitorCallback(None, "a cat", plot=False)
+    with pytest.raises(ValueError, match="sentences must hold at least one; got none"):
+        MonitorCallback(None, [], plot=False)
 
 
 def test_the_real_model_trains_with_it() -> None:

@@ -815,6 +815,13 @@ def test_copies_on_several_devices_are_refused(net: Net) -> None:
         Tap(parallel)
 
 
+def test_a_copy_of_a_data_parallel_that_was_put_around_the_tapped_model_is_refused(net: Net, tokens: Tensor) -> None:
+    with Tap(net):
+        with pytest.raises(ValueError, match="model must not be DataParallel on several devices"):
+            net._replicate_for_data_parallel()(tokens)
+        net(tokens)  # the model itself is not one
+
+
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_distributed_data_parallel_gives_the_same_gradients(net: Net, tokens: Tensor, tmp_path: Path) -> None:
     wanted = [value.clone() for value in gradients(net, {"tokens": tokens}, MASK, pooling="tokens")]
@@ -1134,8 +1141,8 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"cloud": "batch"}, ValueError, "cloud must be one of 'layer', 'union', 'sentence'; got 'batch'"),
     ({"cloud": "sentence"}, ValueError, 'pooling must be "tokens" for cloud="sentence".*; got \'mean\''),
     ({"include_padding": True}, ValueError, "pooling must be \"tokens\" for include_padding=True.*; got 'mean'"),
-    ({"forwards": 0}, ValueError, "forwards must be an int of at least 1; got 0"),
-    ({"forwards": True}, ValueError, "forwards must be an int of at least 1; got True"),
+    ({"forwards": 0}, ValueError, "forwards must be at least 1; got 0"),
+    ({"forwards": True}, TypeError, "forwards must be an int; got bool"),
 ]
 
 

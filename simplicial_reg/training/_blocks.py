@@ -8,7 +8,12 @@ from typing import NamedTuple
 
 from torch import nn
 
-__all__ = ["Stack", "find_module", "find_stack", "returns_its_last_state", "unwrapped"]
+__all__ = ["COPIES", "Stack", "find_module", "find_stack", "returns_its_last_state", "unwrapped"]
+
+COPIES = (
+    "model must not be DataParallel on several devices: it runs copies, whose hidden states cannot be read; "
+    "use DistributedDataParallel"
+)
 
 # What modules are called that only wrap another: torch.compile, distributed and checkpointing wrappers.
 WRAPPERS = ("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
@@ -42,10 +47,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The model that is run, without what only wraps it."""
     while True:
         if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
-            raise ValueError(
-                "model must not be DataParallel on several devices: it runs copies, whose hidden states cannot be read; "
-                "use DistributedDataParallel"
-            )
+            raise ValueError(COPIES)
         children = dict(model.named_children())
         inner = [child for name, child in children.items() if name in WRAPPERS]
         if len(children) != 1 or not inner:

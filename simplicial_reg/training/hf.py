@@ -44,6 +44,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from simplicial_reg._checks import check_count
 from simplicial_reg._files import whole_file
 from simplicial_reg.plots import check_matplotlib
 from simplicial_reg.training.memory import subsample
@@ -213,10 +214,7 @@ class _Regularized:
         try:
             self.regularization.load_state_dict(state)
         except RuntimeError as error:
-            raise RuntimeError(
-                f"{file} was saved by a regularization with other arguments than this one; give the same to resume, or delete the "
-                f"file to start the regularization anew ({error})"
-            ) from error
+            raise other_arguments(file, error) from error
 
     @property
     def _is_of_rank(self) -> bool:
@@ -252,7 +250,7 @@ class RegularizedTrainer(_Regularized, Trainer):  # type: ignore[misc]  # an ext
 
     Args:
         args: the Trainer's positional arguments.
-        regularization: arguments of `simplicial_reg.training.regularization.Regularization` by name, or a function
+        regularization: arguments of `simplicial_reg.training.regularization.Regularization` by name, which are copied, or a function
             ``model -> Regularization``, or a `Regularization` of the model. With ``model_init`` (and in a hyperparameter search) every
             model gets its own, so it must be one of the first two.
         measures: names in ``simplicial_reg.isotropy.MEASURES`` to be logged; may be empty.
@@ -300,6 +298,9 @@ class RegularizedTrainer(_Regularized, Trainer):  # type: ignore[misc]  # an ext
 def regularized(trainer: type[Any]) -> type[Any]:
     """A Trainer class with the arguments and the loss of `RegularizedTrainer`.
 
+    Not for the trainers of sentence-transformers, whose batches have several columns with a mask each: see
+    `simplicial_reg.training.sentence_transformers.RegularizedLoss`.
+
     Args:
         trainer: ``transformers.Trainer`` or a subclass of it.
 
@@ -316,6 +317,11 @@ def regularized(trainer: type[Any]) -> type[Any]:
     """
     if not isinstance(trainer, type) or not issubclass(trainer, Trainer):
         raise TypeError(f"trainer must be transformers.Trainer or a subclass of it; got {trainer!r}")
+    if any(base.__module__.startswith("sentence_transformers.") for base in trainer.__mro__):
+        raise TypeError(
+            f"trainer must be one whose batches have one mask; those of {trainer.__name__} have one for each column; use "
+            "simplicial_reg.training.sentence_transformers.RegularizedLoss"
+        )
     if issubclass(trainer, _Regularized):
         return trainer
     return type(f"Regularized{trainer.__name__}", (_Regularized, trainer), {"__doc__": RegularizedTrainer.__doc__})
@@ -373,11 +379,12 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
 
     Raises:
         ImportError: if Matplotlib is missing (extra "plots") and plot is True.
-        TypeError: for an option that is not there.
+        TypeError: for an option that is not there, and ``every`` of another type.
         ValueError: for ``every`` below 1, and whatever `Monitor` raises when training begins.
 
     Example:
-        ``trainer.add_callback(MonitorCallback(trainer, every=100))``
+        ``trainer.add_callback(MonitorCallback(trainer, every=100))``. For the trainer of sentence-transformers there is
+        `simplicial_reg.training.sentence_transformers.MonitorCallback`.
     """
 
     monitor: Monitor | None
@@ -386,8 +393,7 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
     def __init__(
         self, trainer: Any, batches: Any = None, *, every: int | None = None, plot: bool = True, **options: Any
     ) -> None:
-        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
-            raise ValueError(f"every must be an int of at least 1, a number of steps, or None; got {every!r}")
+        check_count("every", every, 1, optional=True)
         if plot:
             check_matplotlib()  # now, and not at the end of a long training
         self.trainer, self.batches, self.every, self.plot, self.options = trainer, batches, every, plot, options
@@ -435,6 +441,14 @@ class MonitorCallback(TrainerCallback):  # type: ignore[misc]
         if self.monitor is not None and state.is_world_process_zero:
             os.makedirs(args.output_dir, exist_ok=True)
             self.monitor.save(Path(args.output_dir) / "monitor.json")
+
+
+def other_arguments(file: Path, error: Exception) -> RuntimeError:
+    """What is said of a state that does not fit."""
+    return RuntimeError(
+        f"{file} was saved by a regularization with other arguments than this one; give the same to resume, or delete the "
+        f"file to start the regularization anew ({error})"
+    )
 
 
 def _plainly(loader: Any) -> Any:

@@ -11,9 +11,9 @@ way back:
 *Memory.* The cloud is the current batch and the last points of earlier ones, which are constants. The gradient is the partial
 derivative of the loss of that cloud with respect to the current points. It differs from the gradient of a large batch in
 two ways: earlier points do not move, and they come from parameters that have changed since. Wang et al. observe that they change
-slowly ("slow drift") except at the beginning of training. It is not for losses of
-directions, such as the mean cosine: that of current points with earlier ones is lowered by turning all current points away from
-them, together, and the cloud is none the wider for it.
+slowly ("slow drift") except at the beginning of training. It is not for losses of directions, such as the mean cosine: that of
+current points with earlier ones is lowered by turning all current points away from them, together, and the cloud is none the wider
+for it.
 
 *Caching.* Let points x_1, ..., x_m of the micro-batches depend on the parameters t, and R be the loss of their union. Then
 

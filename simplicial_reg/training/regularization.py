@@ -11,36 +11,31 @@ Where gradients stop: at points of earlier batches, of other ranks, and at weigh
 Bad days. An activation that is not finite, or an engine that runs out of memory, raises an error that says at which step and
 in which layer; with ``on_failure="skip"`` the step goes on with the task loss alone, and `skipped` counts. All ranks see the
 same points, so of points that are not finite they skip together; memory may run out on one rank alone, and there it is better
-to raise. To see whether points are finite, the host waits for an accelerator once in every step.
+to raise. To see whether points are finite, the host waits for an accelerator once in every step (``max_points``, and ranks that tell
+each other how many points they have, wait once more).
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from simplicial_reg._checks import check_choice, check_count
-from simplicial_reg.regularizers import REGULARIZERS, Regularizer
+from simplicial_reg._checks import check_choice
+from simplicial_reg.regularizers import Regularizer
 from simplicial_reg.training._cloud import Cloud, as_cloud
+from simplicial_reg.training._penalties import Penalties
 from simplicial_reg.training._pooling import Pooling
 from simplicial_reg.training.distributed import REDUCTIONS, gather_points
-from simplicial_reg.training.memory import PointMemory, subsample
 from simplicial_reg.training.tap import Layer, Tap
-from simplicial_reg.training.weight import BalancedWeight, Weight, make_weight
+from simplicial_reg.training.weight import Weight
 
-__all__ = ["Regularization", "named_regularizers", "named_weights"]
-
-FAILURES = ("raise", "skip")
-OUT_OF_MEMORY = (MemoryError, torch.cuda.OutOfMemoryError)  # the second exists without CUDA too
+__all__ = ["Regularization"]
 
 
-class Regularization(nn.Module):
+class Regularization(Penalties):
     """Adds weighted regularizers of a model's hidden states to its task loss.
 
     It is made once, before training; it puts hooks on the model (`close` removes them) and is then called with the task loss of
@@ -52,7 +47,8 @@ class Regularization(nn.Module):
         model: any ``nn.Module``, also wrapped by torch.compile, DistributedDataParallel or PEFT.
         regularizer: a name in ``REGULARIZERS``, a `Regularizer`, or a mapping of names, which you choose, to these.
         weight: a number, a `Weight` (of which each gets a copy), or a mapping with the names of the regularizers; None is
-            ``BalancedWeight()`` for each: its gradient at the hidden states has a tenth of the norm of the task loss's. In a model that
+            ``BalancedWeight()`` for each: its gradient at the hidden states has a tenth of the norm of the task loss's. Where points are
+            gathered, it is synchronized. In a model that
             torch.compile compiles as a whole, the task loss is not computed from the hidden states but beside them, and a
             `BalancedWeight` says so: there, compile block by block, or give a number or a `schedule`.
         layer: which hidden states, as for `Tap`.
@@ -88,7 +84,7 @@ class Regularization(nn.Module):
     logs: dict[str, Tensor]
     """Of the last call: the task loss, each regularizer's value, and its weight; scalars without gradient."""
     points: Cloud | None
-    """Of the last call: the cloud the regularizers saw, without gradient."""
+    """Of the last call: the cloud the regularizers saw, without gradient; None if they saw none."""
 
     def __init__(
         self,
@@ -109,12 +105,7 @@ class Regularization(nn.Module):
         reduction: str = "mean",
         on_failure: str = "raise",
     ) -> None:
-        super().__init__()
         check_choice("reduction", reduction, REDUCTIONS)
-        check_choice("on_failure", on_failure, FAILURES)
-        check_count("memory", memory, 0)
-        check_count("max_points", max_points, 1, optional=True)
-        check_count("seed", seed, 0)
         if memory and cloud == "sentence":
             raise ValueError(
                 'memory must be 0 for cloud="sentence": earlier sentences are other clouds, not more points of these; '
@@ -122,14 +113,17 @@ class Regularization(nn.Module):
             )
         if gather and cloud == "sentence":
             gather = False  # a sentence is on one rank
-        self.regularizers = nn.ModuleDict(named_regularizers(regularizer))
-        self.weights = nn.ModuleDict(named_weights(weight, self.regularizers, synchronized=gather))
-        self.memory = PointMemory(memory) if memory else None
-        self.max_points, self.seed = max_points, seed
-        self.gather, self.reduction, self.on_failure = gather, reduction, on_failure
-        self.step, self.skipped = 0, 0
-        self.logs, self.points = {}, None
-        self._uses_labels = any(loss.per_label for loss in self.regularizers.values())
+        super().__init__(
+            regularizer,
+            weight,
+            gather=gather,
+            memory=memory,
+            max_points=max_points,
+            seed=seed,
+            on_failure=on_failure,
+        )
+        self.reduction = reduction
+        self.points = None
         # Not a submodule: the model's parameters are not this module's.
         self.tap = Tap(
             model,
@@ -165,39 +159,29 @@ class Regularization(nn.Module):
         Raises:
             TypeError: if ``task_loss`` is not a tensor.
             ValueError: if it is not one number, and whatever `Tap.read` and the regularizers raise.
-            RuntimeError: if the model has not run; and, for ``on_failure="raise"``, for points that are not finite.
+            RuntimeError: if the model has not run, or ran without gradients; and, for ``on_failure="raise"``, for points that are not
+                finite.
             MemoryError: if an engine is out of memory; on an accelerator, torch's own error.
         """
         if not self.training or not torch.is_grad_enabled():
             self.tap.forget()
             return task_loss
         _check_task_loss(task_loss)
-        self.logs = {"task_loss": task_loss.detach() / scale}
+        self.logs, self.points = {"task_loss": task_loss.detach() / scale}, None
         states = self.tap.states()
+        self._check_gradient()
         cloud = self._cloud(self.tap.read(mask=mask, labels=labels if self._uses_labels else None))
-        if not self._is_finite(cloud, states):
+        if not self._is_finite(cloud, states, f"layer={self._layer!r}", "state"):
             return task_loss
-        if self.memory is not None:
-            cloud = self.memory(*cloud)
-        if self.max_points is not None:
-            generator = _generator(self.seed, self.step)
-            cloud = subsample(cloud.points, self.max_points, mask=cloud.mask, labels=cloud.labels, generator=generator)
+        cloud = self._enough(cloud)
         self.points = cloud._replace(points=cloud.points.detach())
+        penalties = self._weighted(cloud, task_loss / scale, states)
+        if penalties is None:
+            return task_loss
         loss = task_loss
-        for name, regularizer in self.regularizers.items():
-            penalty = self._penalty(name, regularizer, cloud)
-            if penalty is None:
-                return task_loss
-            weight = self.weights[name](task_loss / scale, penalty, states)
-            self.logs |= {name: penalty.detach(), f"{name}_weight": weight.detach()}
-            loss = loss + (weight * scale) * penalty
+        for penalty in penalties.values():
+            loss = loss + penalty * scale
         return loss
-
-    def advance(self) -> None:
-        """Count one step of the optimizer."""
-        self.step += 1
-        for weight in self.weights.values():
-            cast(Weight, weight).advance()
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -211,99 +195,17 @@ class Regularization(nn.Module):
         """The counters, from `load_state_dict`."""
         self.step, self.skipped = int(state["step"]), int(state["skipped"])
 
+    def _check_gradient(self) -> None:
+        if not self.tap.with_gradient:
+            raise RuntimeError(
+                "the latest forward of the model ran without gradients, so the penalty would change nothing; call this after the "
+                "forward that made task_loss and before any other, such as one under torch.no_grad()"
+            )
+
     def _cloud(self, cloud: Cloud) -> Cloud:
         if not self.gather:
             return as_cloud(*cloud)  # zero where masked out, as the gathered points are
         return gather_points(cloud.points, mask=cloud.mask, labels=cloud.labels, reduction=self.reduction)
-
-    def _is_finite(self, cloud: Cloud, states: Sequence[Tensor]) -> bool:
-        """Whether the penalty can be computed; if not, raise or count."""
-        if bool(cloud.points.isfinite().all()):
-            return True
-        if self.on_failure == "skip":
-            self.skipped += 1
-            return False
-        counts = [int((~state.isfinite()).sum()) for state in states]
-        where = ", ".join(f"{count} of state {at + 1} of {len(counts)}" for at, count in enumerate(counts) if count)
-        raise RuntimeError(
-            f"step {self.step}: {int((~cloud.points.isfinite()).sum())} of {cloud.points.numel()} values of the points are NaN or "
-            f"infinite (layer={self._layer!r}: {where or 'on another rank'}), so there is no barcode; the model has diverged or "
-            'overflowed: lower the learning rate, or use on_failure="skip" to go on with the task loss alone'
-        )
-
-    def _penalty(self, name: str, regularizer: nn.Module, cloud: Cloud) -> Tensor | None:
-        try:
-            penalty: Tensor = regularizer(cloud.points, mask=cloud.mask, labels=cloud.labels)
-        except OUT_OF_MEMORY as error:
-            if self.on_failure == "skip":
-                self.skipped += 1
-                return None
-            # Not type(error): NumPy's own MemoryError does not take a message.
-            kind = MemoryError if isinstance(error, MemoryError) else torch.cuda.OutOfMemoryError
-            raise kind(
-                f"step {self.step}: {name} ran out of memory on points {tuple(cloud.points.shape)} ({error}); set max_points, or "
-                'on_failure="skip" to go on with the task loss alone'
-            ) from error
-        return penalty
-
-
-def named_regularizers(regularizer: Any) -> dict[str, nn.Module]:
-    """Regularizers by name, of whatever a user may give for them."""
-    if isinstance(regularizer, Mapping):
-        if not regularizer:
-            raise ValueError("regularizer must name at least one; got an empty mapping")
-        return {_name(name): _regularizer(one) for name, one in regularizer.items()}
-    one = _regularizer(regularizer)
-    names = [name for name, kind in REGULARIZERS.items() if type(one) is kind]
-    return {names[0] if names else "regularizer": one}
-
-
-def _name(name: Any) -> str:
-    """A name that a submodule may have, and that is not a log's already."""
-    if not isinstance(name, str):
-        raise TypeError(f"the names of a mapping of regularizers must be str; got {type(name).__name__}")
-    if not name or "." in name or name == "task_loss" or hasattr(nn.ModuleDict(), name):
-        raise ValueError(
-            f"a regularizer must have another name than {name!r}: not empty, without a dot, and neither 'task_loss' nor "
-            "a name that torch.nn.ModuleDict uses itself"
-        )
-    return name
-
-
-def _regularizer(regularizer: Any) -> Regularizer:
-    if isinstance(regularizer, str):
-        check_choice("regularizer", regularizer, REGULARIZERS)
-        regularizer = REGULARIZERS[regularizer]()
-    if not isinstance(regularizer, Regularizer):
-        got = f"the class {regularizer.__name__}" if isinstance(regularizer, type) else type(regularizer).__name__
-        raise TypeError(f"regularizer must be a name, a Regularizer, or a mapping of names to these; got {got}")
-    if "other" in inspect.signature(regularizer.forward).parameters:
-        raise ValueError(
-            f"regularizer must be a loss of one cloud; {type(regularizer).__name__} compares two: read the points with a Tap and "
-            "call it with other=..., such as the hidden states of the frozen model"
-        )
-    return regularizer
-
-
-def named_weights(weight: Any, regularizers: nn.ModuleDict, *, synchronized: bool) -> dict[str, nn.Module]:
-    """A weight for each regularizer, of whatever a user may give for them."""
-    if isinstance(weight, Mapping):
-        if weight.keys() != regularizers.keys():
-            raise ValueError(
-                f"weight must name the regularizers {sorted(regularizers)}; got {sorted(map(str, weight))}"
-            )
-    elif weight is None:
-        return {name: BalancedWeight(synchronized=synchronized) for name in regularizers}
-    else:
-        weight = dict.fromkeys(regularizers, weight)
-    # Copies: a weight that two regularizers shared would average over both and advance twice in every step.
-    return {name: copy.deepcopy(make_weight(one)) for name, one in weight.items()}
-
-
-def _generator(seed: int, step: int) -> torch.Generator:
-    # Of a seed, torch's generator on the CPU reads the lower 32 bits only, so the two are mixed before.
-    mixed = np.random.SeedSequence([seed, step]).generate_state(1, np.uint32)
-    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 def _check_task_loss(task_loss: Any) -> None:

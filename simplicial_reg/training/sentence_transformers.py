@@ -3,8 +3,8 @@
     loss = base loss + weight * mean over columns of regularizer(embeddings of the column)
 
 `RegularizedLoss` goes around a loss of sentence-transformers and is given to its trainer in that one's place; `RegularizedLossCallback`
-moves scheduled weights on, logs the weights, and keeps their state in checkpoints. The model runs as often as it would without the
-regularizer. How the embeddings are found depends on the base loss:
+moves scheduled weights on, logs values and weights, and keeps their state in checkpoints; `MonitorCallback` only watches. The model runs
+as often as it would without the regularizer. How the embeddings are found depends on the base loss:
 
     most losses                  what the model returns while the base loss runs
     MatryoshkaLoss               the same: the embedding at full width, before it is cut and normalized
@@ -22,7 +22,11 @@ What the trainer does with it. It sums the losses of the result and logs each. W
 of micro-batches, so the penalty is the mean of the micro-batches' penalties, as the base loss is; for the penalty of one large batch
 take a Cached... loss. In evaluation there is no penalty: the loss is the base loss.
 
-Where gradients stop: at embeddings of other ranks, and at weights. Singular input is what the regularizer makes of it.
+Where gradients stop: at embeddings of other ranks, of earlier batches, and at weights. Singular input is what the regularizer makes of it.
+
+Bad days. An embedding that is not finite, or an engine that runs out of memory, raises an error that says at which step and in which
+column; with ``on_failure="skip"`` the step goes on with the base loss alone, and `skipped` counts. To see whether embeddings are finite,
+the host waits for an accelerator once in every step.
 """
 
 from __future__ import annotations
@@ -39,6 +43,7 @@ from torch import Tensor, nn
 try:
     from sentence_transformers.base.losses.merged_forward import column_merging_disabled
     from sentence_transformers.sentence_transformer.losses import AdaptiveLayerLoss
+    from sentence_transformers.util import batch_to_device
     from transformers import TrainerCallback
 except ImportError as error:
     raise ImportError(
@@ -47,18 +52,22 @@ except ImportError as error:
     ) from error
 
 from simplicial_reg._checks import check_choice
+from simplicial_reg._files import whole_file
 from simplicial_reg.regularizers import REGULARIZERS, Regularizer
+from simplicial_reg.training import hf
+from simplicial_reg.training._blocks import unwrapped
+from simplicial_reg.training._cloud import Cloud
+from simplicial_reg.training._penalties import Penalties
 from simplicial_reg.training.distributed import gather_points
-from simplicial_reg.training.memory import subsample
-from simplicial_reg.training.regularization import named_regularizers, named_weights
 from simplicial_reg.training.weight import Weight
 
-__all__ = ["RegularizedLoss", "RegularizedLossCallback"]
+__all__ = ["MonitorCallback", "RegularizedLoss", "RegularizedLossCallback"]
 
 COLUMNS = ("mean", "joined")
+EMBEDDED = 32  # sentences that `MonitorCallback` embeds at once
 # What the losses of sentence-transformers call the model that is trained.
 MODEL_NAMES = ("model", "sentence_embedder", "encoder")
-STATE_FILE = "regularized_loss.pt"
+STATE_FILE = f"{hf.FILE}.pt"
 # Author, title as printed, year and arXiv number of the paper that a regularizer comes from.
 PAPERS = {
     "persistent-entropy": (
@@ -120,7 +129,7 @@ PAPERS = {
 }
 
 
-class RegularizedLoss(nn.Module):
+class RegularizedLoss(Penalties):
     """A loss of sentence-transformers and the weighted regularizers of its sentence embeddings.
 
     It must be the outermost: ``RegularizedLoss(MatryoshkaLoss(model, loss, dims))``. Inside a `MatryoshkaLoss` it would regularize
@@ -136,12 +145,14 @@ class RegularizedLoss(nn.Module):
         columns: ``"mean"``, each column is a cloud and the penalty is the mean over columns; ``"joined"``, all are one cloud.
         gather: whether the embeddings of all ranks of torch.distributed form one cloud, with the gradient for a trainer that averages
             gradients, as that of sentence-transformers does (`gather_points`).
+        memory: how many embeddings of earlier batches are added to each cloud (`PointMemory`); then every batch must have as many columns.
         max_points: the most points of a cloud, drawn anew at each step (`subsample`); None for all.
-        seed: of that draw; step and seed together decide it.
+        seed: of that draw, at least 0; step and seed together decide it.
+        on_failure: ``"raise"`` or ``"skip"``, for embeddings that are not finite and an engine that is out of memory.
 
     Raises:
         TypeError: for arguments of another type.
-        ValueError: for an unknown name or choice.
+        ValueError: for an unknown name or choice, a number out of range, and a regularizer that compares two clouds.
 
     Source:
         The shape is that of ``GlobalOrthogonalRegularizationLoss`` in sentence-transformers, whose columns are apart by default too.
@@ -175,20 +186,25 @@ class RegularizedLoss(nn.Module):
         weight: float | Weight | Mapping[str, float | Weight] | None = None,
         columns: str = "mean",
         gather: bool = True,
+        memory: int = 0,
         max_points: int | None = None,
         seed: int = 0,
+        on_failure: str = "raise",
     ) -> None:
-        super().__init__()
         check_choice("columns", columns, COLUMNS)
+        super().__init__(
+            regularizer,
+            weight,
+            gather=gather,
+            memory=memory,
+            max_points=max_points,
+            seed=seed,
+            on_failure=on_failure,
+        )
         # Under this name the trainer finds it, here and in the base loss, and puts a wrapped or new model in its place.
         self.model = _model_of(base_loss)
         self.base_loss = base_loss
-        self.regularizers = nn.ModuleDict(named_regularizers(regularizer))
-        self.weights = nn.ModuleDict(named_weights(weight, self.regularizers, synchronized=gather))
-        self.columns, self.gather, self.max_points, self.seed = columns, gather, max_points, seed
-        self.step = 0
-        self.logs = {}
-        self._uses_labels = any(loss.per_label for loss in self.regularizers.values())
+        self.columns = columns
 
     @property
     def uses_gradient_cache(self) -> bool:
@@ -206,10 +222,13 @@ class RegularizedLoss(nn.Module):
 
         Returns:
             Scalars: the base loss under the name of its class, or under its own names if it returns several, and each penalty,
-            multiplied by its weight, under the name of its regularizer. In evaluation mode, and without gradients, the base loss alone.
+            multiplied by its weight, under the name of its regularizer. In evaluation mode, without gradients, and where a step is
+            skipped, the base loss alone.
 
         Raises:
-            RuntimeError: if the base loss does not run the model once for each column, or runs it without graph.
+            RuntimeError: if the base loss does not run the model once for each column, or runs it without graph; and, for
+                ``on_failure="raise"``, for embeddings that are not finite.
+            MemoryError: if an engine is out of memory; on an accelerator, torch's own error.
             ValueError: for a regularizer that has the name of a base loss; and whatever the regularizer raises.
         """
         features = list(sentence_features)
@@ -247,12 +266,6 @@ class RegularizedLoss(nn.Module):
         losses = self._named(compute(list(embeddings), labels))
         return losses | self._penalties(_total(losses), list(embeddings), labels) if self._is_active() else losses
 
-    def advance(self) -> None:
-        """Count one step of the optimizer; `RegularizedLossCallback` does it."""
-        self.step += 1
-        for weight in self.weights.values():
-            cast(Weight, weight).advance()
-
     def get_config_dict(self) -> dict[str, Any]:
         """What the model card prints."""
         return {
@@ -261,8 +274,10 @@ class RegularizedLoss(nn.Module):
             "weight": {name: repr(one) for name, one in self.weights.items()},
             "columns": self.columns,
             "gather": self.gather,
+            "memory": 0 if self.memory is None else self.memory.size,
             "max_points": self.max_points,
             "seed": self.seed,
+            "on_failure": self.on_failure,
         }
 
     @property
@@ -302,22 +317,15 @@ class RegularizedLoss(nn.Module):
         return columns
 
     def _penalties(self, task_loss: Tensor, columns: list[Tensor], labels: Tensor | None) -> dict[str, Tensor]:
-        """Each regularizer's weighted value; the weights compare both losses at the columns."""
+        """Each regularizer's weighted value; the weights compare both losses at the columns. Nothing where the step is skipped."""
         points = _cloud(columns, self.columns)
-        labels = _labels(labels, points) if self._uses_labels else None
-        mask: Tensor | None = None
+        cloud = Cloud(points, None, _labels(labels, points) if self._uses_labels else None)
         if self.gather:
-            points, mask, labels = gather_points(points, labels=labels)
-        if self.max_points is not None:
-            generator = torch.Generator().manual_seed((self.seed << 32) + self.step)
-            points, mask, labels = subsample(points, self.max_points, mask=mask, labels=labels, generator=generator)
-        penalties, self.logs = {}, {}
-        for name, regularizer in self.regularizers.items():
-            penalty = regularizer(points, mask=mask, labels=labels)
-            weight = self.weights[name](task_loss, penalty, columns)
-            self.logs |= {name: penalty.detach(), f"{name}_weight": weight.detach()}
-            penalties[name] = weight * penalty
-        return penalties
+            cloud = gather_points(points, labels=cloud.labels)
+        self.logs = {}
+        if not self._is_finite(cloud, columns, "sentence embeddings", "column"):
+            return {}
+        return self._weighted(self._enough(cloud), task_loss, columns) or {}
 
     def _with_cache(self, features: list[dict[str, Tensor]], labels: Tensor | None) -> dict[str, Tensor]:
         """As `forward`, for a base loss that keeps the gradients at the embeddings and runs the model again to apply them."""
@@ -347,6 +355,8 @@ class RegularizedLoss(nn.Module):
                 [(column * gradient).sum() for column, gradient in zip(columns, gradients, strict=True)]
             ).sum()
             penalties = self._penalties(task_loss, columns, labels)
+            if not penalties:
+                return {}
             added = torch.autograd.grad(_total(penalties), columns)
         for column, gradient in zip(embeddings, added, strict=True):
             for part, share in zip(column, gradient.split([len(part) for part in column]), strict=True):
@@ -355,12 +365,14 @@ class RegularizedLoss(nn.Module):
 
 
 class RegularizedLossCallback(TrainerCallback):  # type: ignore[misc]
-    """Counts the steps of the optimizer for the weights, logs the weights, and keeps their state in checkpoints.
+    """Counts the steps of the optimizer for the weights, logs values and weights, and keeps their state in checkpoints.
 
-    Without it, a scheduled weight stays at its first value. Weights are logged as ``NAME_weight``, in ``state.log_history`` too; callbacks
-    that stand before this one, such as those of ``report_to``, see the log without them. The state of weights and regularizers is
-    written beside the trainer's, as ``regularized_loss.pt``, and read again when the training resumes from a checkpoint in
-    ``output_dir``.
+    Without it, a scheduled weight stays at its first value. The trainer itself logs what is added to the loss, as ``NAME``. What comes
+    with this, of the last step and in ``state.log_history`` too, is ``regularization/NAME``, the value of a regularizer, and
+    ``regularization/NAME_weight``; with a mapping of losses, KEY_NAME in NAME's place. Callbacks that stand before this one, such as
+    those of ``report_to``, see the log without them. The state (steps, weights, memory, covariances) is written beside the trainer's, as
+    ``regularization.pt``, and read again when the training resumes from a checkpoint in ``output_dir``; of several ranks it is that of the
+    main process, which is that of all unless ``gather=False``.
 
     Args:
         loss: a `RegularizedLoss`, or the mapping of losses that the trainer is given; those of another kind are left alone.
@@ -388,10 +400,13 @@ class RegularizedLossCallback(TrainerCallback):  # type: ignore[misc]
         path = _checkpoint(args, state) / STATE_FILE
         if path.exists():
             stored = torch.load(path, map_location="cpu", weights_only=True)
-            for name, loss in self.losses.items():
-                loss.step = stored[name]["step"]
-                loss.weights.load_state_dict(stored[name]["weights"])
-                loss.regularizers.load_state_dict(stored[name]["regularizers"])
+            try:
+                for name, loss in self.losses.items():
+                    loss.step, loss.skipped = stored[name]["step"], stored[name]["skipped"]
+                    for part, module in _parts(loss).items():
+                        module.load_state_dict(stored[name][part])
+            except (KeyError, RuntimeError) as error:
+                raise hf.other_arguments(path, error) from error
             return
         warnings.warn(
             f"the training resumes at step {state.global_step}, and {path} is not there: schedules go on from that step, averages "
@@ -408,18 +423,17 @@ class RegularizedLossCallback(TrainerCallback):  # type: ignore[misc]
             loss.advance()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Add the weights of the last step to the log."""
+        """Add values and weights of the last step to the log."""
         if logs is None or "loss" not in logs:  # not those of an evaluation
             return
-        weights = {
-            f"{prefix}_{name}_weight".lstrip("_"): loss.logs[f"{name}_weight"].item()
-            for prefix, loss in self.losses.items()
-            for name in loss.regularizers
-            if f"{name}_weight" in loss.logs
+        values = {
+            f"regularization/{key}_{name}" if key else f"regularization/{name}": value.item()
+            for key, loss in self.losses.items()
+            for name, value in loss.logs.items()
         }
-        logs.update(weights)
+        logs.update(values)
         if state.log_history:  # the trainer has put a copy there already
-            state.log_history[-1].update(weights)
+            state.log_history[-1].update(values)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the state beside the trainer's."""
@@ -429,15 +443,63 @@ class RegularizedLossCallback(TrainerCallback):  # type: ignore[misc]
         stored = {
             name: {
                 "step": loss.step,
-                "weights": loss.weights.state_dict(),
-                "regularizers": loss.regularizers.state_dict(),
+                "skipped": loss.skipped,
+                **{part: module.state_dict() for part, module in _parts(loss).items()},
             }
             for name, loss in self.losses.items()
         }
-        torch.save(stored, folder / STATE_FILE)
+        with whole_file(folder / STATE_FILE) as draft:
+            torch.save(stored, draft)
+
+
+class MonitorCallback(hf.MonitorCallback):
+    """Watches the embeddings of held-out sentences while the model trains, and changes nothing.
+
+    As `simplicial_reg.training.hf.MonitorCallback`, whose batches are made of the sentences: what is measured, and when, and what is
+    logged and written, is the same. The points are what the model returns as ``sentence_embedding``.
+
+    Args:
+        trainer: the trainer that this is added to.
+        sentences: held-out sentences; the first ``max_points`` (512) of them are measured.
+        every: how many steps from one measurement to the next; None for every evaluation.
+        plot: whether to draw the picture.
+        options: of `Monitor`: measures, max_points, seed, metric; with ``layer`` and ``forward``, points of another kind.
+
+    Raises:
+        ImportError: if Matplotlib is missing (extra "plots") and plot is True.
+        TypeError: for one str in place of several, and an option that is not there.
+        ValueError: for no sentence, ``every`` below 1, and whatever `Monitor` raises when training begins.
+
+    Example:
+        ``trainer.add_callback(MonitorCallback(trainer, sentences, every=100))``
+    """
+
+    def __init__(
+        self, trainer: Any, sentences: Sequence[str], *, every: int | None = None, plot: bool = True, **options: Any
+    ) -> None:
+        if isinstance(sentences, str) or not isinstance(sentences, Iterable):
+            raise TypeError(f"sentences must be a sequence of str; got {type(sentences).__name__}")
+        texts = list(sentences)
+        if not texts:
+            raise ValueError("sentences must hold at least one; got none")
+        batches = [texts[start : start + EMBEDDED] for start in range(0, len(texts), EMBEDDED)]
+        *_, (last, _) = trainer.model.named_children()  # what this module returns, the model does
+        super().__init__(trainer, batches, every=every, plot=plot, **({"layer": last, "forward": _embed} | options))
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------------------
+
+
+def _parts(loss: RegularizedLoss) -> dict[str, nn.Module]:
+    """What of a loss is kept in a checkpoint, without its base loss and model."""
+    parts = {"regularizers": loss.regularizers, "weights": loss.weights, "memory": loss.memory}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def _embed(model: Any, sentences: list[str]) -> None:
+    """Run the model; its embeddings are read by a tap, and have no padding."""
+    model = cast(Any, unwrapped(model))
+    model(batch_to_device(dict(model.preprocess(sentences)), model.device))
 
 
 def _model_of(base_loss: Any) -> nn.Module:

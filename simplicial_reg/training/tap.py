@@ -48,7 +48,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from simplicial_reg.training._blocks import find_module, find_stack, returns_its_last_state, unwrapped
+from simplicial_reg._checks import check_count
+from simplicial_reg.training._blocks import COPIES, find_module, find_stack, returns_its_last_state, unwrapped
 from simplicial_reg.training._cloud import Cloud
 from simplicial_reg.training._pooling import Form, Pooling, for_each
 
@@ -121,8 +122,7 @@ class Tap:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
-        if isinstance(forwards, bool) or not isinstance(forwards, int) or forwards < 1:
-            raise ValueError(f"forwards must be an int of at least 1; got {forwards!r}")
+        check_count("forwards", forwards, 1)
         self._form = Form(pooling, cloud, include_padding, several=_is_several(layer))
         self._requests = _requests(layer, pooling)
         self._root = unwrapped(model)
@@ -230,7 +230,14 @@ class Tap:
         """Let go of what the latest forwards computed, without reading it."""
         self._forwards = []
 
+    @property
+    def with_gradient(self) -> bool:
+        """Whether any of the forwards that `read` would read ran with gradients on."""
+        return any(forward.with_gradient for forward in self._forwards)
+
     def _begin(self, module: nn.Module, args: Any) -> None:
+        if getattr(module, "_is_replica", False):  # of a DataParallel that was put around the model after the tap
+            raise ValueError(COPIES)
         self._running = _Forward(torch.is_grad_enabled()) if self._is_open else None
 
     def _keep_named(self, name: str, module: nn.Module, args: Any, output: Any) -> None:

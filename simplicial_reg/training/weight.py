@@ -176,7 +176,8 @@ class BalancedWeight(Weight):
         fraction: norm of the weighted penalty's gradient over that of the task's, above 0.
         smoothing: how much of the average stays at each call, in [0, 1); 0 takes each batch's own ratio.
         maximum: the largest weight, at least 1; the smallest is its inverse.
-        synchronized: one weight for all ranks of torch.distributed, if that is initialised.
+        synchronized: one weight for all ranks of torch.distributed, if that is initialised. `Regularization` sets it where it gathers
+            points.
 
     Raises:
         TypeError: if a number is not one.
