@@ -9,7 +9,7 @@ two of them. It is one run each on a small task: an example of use, not a result
 
     python examples/plain_loop.py
 
-Takes one to two minutes on two cores, and a few seconds with ``--short``. Needs the extra "study".
+Takes under two minutes on two cores, and a few seconds with ``--short``. Needs the extra "study".
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from simplicial_reg import entropy_deficit, rips_barcode
 from simplicial_reg.isotropy import mean_cosine
 from simplicial_reg.training import Regularization, read_hidden_states
 
-STEPS, HELD_OUT, SHORT_STEPS, SHORT_HELD_OUT = 50, 300, 2, 32
+STEPS, HELD_OUT, SHORT_STEPS, SHORT_HELD_OUT = 40, 300, 2, 32
 BATCH, TOKENS, RATE = 32, 24, 5e-5
 PLACES: tuple[tuple[Any, ...], ...] = (
     (np, np.ndarray, np.linalg, np.fft, np.random, np.ma, np.polynomial),

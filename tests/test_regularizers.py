@@ -115,7 +115,9 @@ def test_every_argument_is_an_attribute_and_makes_an_equal_regularizer(name: str
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(12, 5), (3, 12, 5), (6, 20)])
 def test_the_loss_is_a_scalar_of_the_points_type(name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
-    points = (seeded(*shape) + 0.7).to(dtype)  # somewhat in one direction, or some pairs of points are as good as can be
+    points = (seeded(*shape) + 0.7).to(
+        dtype
+    )  # somewhat in one direction, or some pairs of points are as good as can be
     before = points.clone()
     value, gradient = value_and_gradient(loss_of(name), points)
     assert value.shape == ()
