@@ -105,7 +105,7 @@ def draw(batch: tuple[Barcode, ...], everything: tuple[Barcode, ...], images: li
 )
 def main(out: Path) -> None:
     """Compute, print and draw the barcodes of scikit-learn's digits."""
-    click.echo("This stands in for the study of regularizers until that exists: barcodes of scikit-learn's digits.\n")
+    click.echo("Barcodes of scikit-learn's digits, H0 and H1.\n")
     digits = load_digits()
     points, label = torch.tensor(digits.data, dtype=torch.float32), torch.tensor(digits.target)
     classes = [points[label == digit] for digit in range(10)]

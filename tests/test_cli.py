@@ -683,7 +683,10 @@ def test_an_interrupt_ends_the_program_at_once_with_130(cloud):
     with process:
         assert process.stdout.readline() == "started\n"
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=30)
+        try:
+            _, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()  # or the test would wait for ever instead of failing
     assert process.returncode == 130
     assert stderr.strip() == "simplicial-reg: interrupted"
 
@@ -698,7 +701,7 @@ def test_the_example_of_the_digits_writes_its_table_and_its_picture(tmp_path):
     example = Path(__file__).parent.parent / "examples" / "digits_barcodes.py"
     done = python(example, "--out", tmp_path / "results")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("This stands in for the study of regularizers until that exists")
+    assert done.stdout.startswith("Barcodes of scikit-learn's digits, H0 and H1")
     rows = json.loads((tmp_path / "results" / "digits_barcodes.json").read_text())["rows"]
     assert [row["digit"] for row in rows] == [*"0123456789", "all"]
     assert sum(row["n"] for row in rows[:-1]) == rows[-1]["n"] == 1797

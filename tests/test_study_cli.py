@@ -12,10 +12,11 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from simplicial_reg.cli import OneLineGroup
-from simplicial_reg.study import cli, training
+from simplicial_reg.study import cli, runner, training
 from simplicial_reg.study.protocol import pending, plan
 from simplicial_reg.study.record import Cell, Record
 from simplicial_reg.study.runner import read_records, read_study
@@ -34,7 +35,8 @@ def run(*arguments):
 
 
 def study(folder, *arguments):
-    return run("study", "--task", "digits", "--out", folder, *arguments)
+    # One job, so that cells run in this process, where a test may have replaced them.
+    return run("study", "--task", "digits", "--jobs", 1, "--out", folder, *arguments)
 
 
 def refusal(*arguments):
@@ -196,7 +198,7 @@ def test_a_real_ctrl_c_ends_with_130(tmp_path):
         training.run_cell = slow
         group = OneLineGroup("simplicial-reg")
         group.add_command(cli.study)
-        group.main(["study", "--task", "digits", "--out", sys.argv[1], "--seeds", "50"])
+        group.main(["study", "--task", "digits", "--jobs", "1", "--out", sys.argv[1], "--seeds", "50"])
     """
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)],
@@ -277,7 +279,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_records(tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(training, "run_cell", full)
-    said = refusal("--task", "digits", "--out", tmp_path)
+    said = refusal("--task", "digits", "--jobs", 1, "--out", tmp_path)
     assert "a record could not be written (No space left on device); those before it are whole" in said
     assert read_records(tmp_path) == []
 
@@ -395,3 +397,13 @@ def test_the_command_line_imports_nothing_heavy_before_it_is_used():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert isinstance(cli.study, click.Group)
+
+
+@pytest.mark.parametrize(("cores", "jobs"), [(1, 1), (2, 2), (64, 4)])
+def test_by_default_a_cell_runs_on_each_core_of_up_to_four(cores, jobs, monkeypatch):
+    monkeypatch.setattr(runner, "cores", lambda: cores)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert cli._default_jobs("local") == jobs
+    assert cli._default_jobs("dask") == 1  # all there is room for
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert cli._default_jobs("local") == 1

@@ -81,7 +81,7 @@ def test_cells_can_be_run_without_a_protocol(tmp_path):
 
 
 def test_each_cell_has_its_share_of_threads(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_cores", lambda: 8)
+    monkeypatch.setattr(runner, "cores", lambda: 8)
     seen = []
 
     def look(cell, **_):
