@@ -331,24 +331,37 @@ def _on_dask(work: _Work, client: Any, most: int | None, cells: list[Cell]) -> I
     # Not through joblib, whose dask backend waits for ever when a cell has taken its worker with it.
     from distributed import KilledWorker, as_completed
 
-    waiting = iter(cells)
+    waiting, suspects = iter(cells), []
     running = {client.submit(_run_there, work, cell, pure=False): cell for cell in islice(waiting, most)}
     completed = as_completed(list(running), loop=client.loop)
     try:
         for future in completed:
-            cell, error = running.pop(future), future.exception()
-            if error is None:
-                yield future.result()
-            elif isinstance(error, KilledWorker):
-                yield _failed(cell, DIED)
+            cell = running.pop(future)
+            if isinstance(future.exception(), KilledWorker):
+                suspects.append(cell)
             else:
-                yield _failed(cell, f"{type(error).__name__}: {error}")
+                yield _of_dask(future, cell)
             for following in islice(waiting, 1):
                 future = client.submit(_run_there, work, following, pure=False)
                 running[future] = following
                 completed.add(future)
+        for (
+            cell
+        ) in suspects:  # of the cells that a worker held when it died, the guilty one is known when each runs by itself
+            future = client.submit(_run_there, work, cell, pure=False)
+            running[future] = cell
+            died = isinstance(future.exception(), KilledWorker)
+            yield _failed(cell, DIED) if died else _of_dask(future, cell)
     finally:
         client.cancel(list(running))
+
+
+def _of_dask(future: Any, cell: Cell) -> Record:
+    error = future.exception()
+    if error is not None:
+        return _failed(cell, f"{type(error).__name__}: {error}")
+    record: Record = future.result()
+    return record
 
 
 @contextmanager
