@@ -43,7 +43,7 @@ format: $(VENV)/.extra-dev ## format the code and repair what ruff can repair
 study: $(VENV)/.extra-study ## run the study: which regularizer helps
 	$(BIN)/simplicial-reg study $(ARGS)
 
-bench: $(VENV)/.extra-test ## time the package and its peers side by side
+bench: $(VENV)/.extra-test ## time the package and its peers, the short form; ARGS=--full for all
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove .venv, caches and builds

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import click
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # before a group is there: its defaults would keep that group, and gloo's threads with it
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -63,30 +64,39 @@ def step(network: nn.Module, inputs: Tensor, labels: Tensor, *, gather: bool) ->
     return float(regularization.logs["persistent-entropy"]), gradients
 
 
+def compare(rank: int, count: int) -> None:
+    """One step of all processes and one alone.
+
+    The model under DDP is gone when this returns, and must be before the group is destroyed: DDP would destroy it holding the
+    interpreter's lock, for which gloo's threads may wait.
+    """
+    inputs, labels = batch(POINTS * count)
+    own = slice(POINTS * rank, POINTS * (rank + 1))
+    network = DistributedDataParallel(model()) if count > 1 else model()
+    penalty, gradients = step(network, inputs[own], labels[own], gather=True)
+    apart, _ = step(model(), inputs[own], labels[own], gather=False)
+    if rank > 0:
+        return
+    expected, alone = step(model(), inputs, labels, gather=False)
+    click.echo(f"{len(inputs)} points, processes: {count}")
+    largest = max(float(gradient.abs().max()) for gradient in alone)
+    error = max(float((one - other).abs().max()) for one, other in zip(gradients, alone, strict=True))
+    for name, value in {
+        "penalty of one process with all points": f"{expected:.12f}",
+        "penalty of all processes, points gathered": f"{penalty:.12f}",
+        f"penalty of the {POINTS} points of process 0 alone": f"{apart:.12f}",
+        "largest entry of the gradient": f"{largest:.3g}",
+        "largest difference of the gradients": f"{error:.3g}",
+    }.items():
+        click.echo(f"{name:46}{value:>16}")
+
+
 @click.command()
 @click.option("--short", is_flag=True, help="The same: it is short already.")
 def main(short: bool) -> None:
     """Take one step with all processes and one alone, and compare."""
     with processes() as (rank, count):
-        inputs, labels = batch(POINTS * count)
-        own = slice(POINTS * rank, POINTS * (rank + 1))
-        network = DistributedDataParallel(model()) if count > 1 else model()
-        penalty, gradients = step(network, inputs[own], labels[own], gather=True)
-        apart, _ = step(model(), inputs[own], labels[own], gather=False)
-        if rank > 0:
-            return
-        expected, alone = step(model(), inputs, labels, gather=False)
-        click.echo(f"{len(inputs)} points, processes: {count}")
-        largest = max(float(gradient.abs().max()) for gradient in alone)
-        error = max(float((one - other).abs().max()) for one, other in zip(gradients, alone, strict=True))
-        for name, value in {
-            "penalty of one process with all points": f"{expected:.12f}",
-            "penalty of all processes, points gathered": f"{penalty:.12f}",
-            f"penalty of the {POINTS} points of process 0 alone": f"{apart:.12f}",
-            "largest entry of the gradient": f"{largest:.3g}",
-            "largest difference of the gradients": f"{error:.3g}",
-        }.items():
-            click.echo(f"{name:46}{value:>16}")
+        compare(rank, count)
 
 
 if __name__ == "__main__":

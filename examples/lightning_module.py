@@ -7,13 +7,12 @@ regularizer. Takes some ten seconds, or with ``--short`` a few; run it with ``py
 
 from __future__ import annotations
 
-import argparse
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from torch import Tensor, nn
@@ -85,27 +84,27 @@ def train(weight: float, epochs: int, plot: Path | None) -> Result:
     return Result(trainer.callback_metrics["accuracy"].item(), monitor.history[-1]["entropy_deficit"])
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
-    parser = argparse.ArgumentParser(
-        description="Train an encoder of digits in Lightning with and without a regularizer."
-    )
-    parser.add_argument("--short", action="store_true", help="two epochs only")
-    parser.add_argument("--plot", type=Path, help="picture of the course of the measures (needs Matplotlib)")
-    options = parser.parse_args(argv)
-
+@click.command()
+@click.option("--short", is_flag=True, help="Two epochs.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Picture of the course of the measures.  [default: none]",
+)
+def main(short: bool, plot: Path | None) -> None:
+    """Train an encoder of digits in Lightning with and without a regularizer."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")  # its advice on workers, which so small data do not need
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning uses what torch has renamed
-    epochs = 2 if options.short else 20
-    runs: dict[str, Any] = {"without": (0.0, None), "with": (WEIGHT, options.plot)}
-    results = {name: train(weight, epochs, plot) for name, (weight, plot) in runs.items()}
-    print(f"{epochs} epochs, {HELD_OUT} held-out digits")
+    epochs = 2 if short else 20
+    runs: dict[str, Any] = {"without": (0.0, None), "with": (WEIGHT, plot)}
+    results = {name: train(weight, epochs, path) for name, (weight, path) in runs.items()}
+    click.echo(f"{epochs} epochs, {HELD_OUT} held-out digits")
     for name, result in results.items():
-        print(f"{name:>8}: accuracy {result.accuracy:.3f}, deficit {result.deficit:.4f}")
+        click.echo(f"{name:>8}: accuracy {result.accuracy:.3f}, deficit {result.deficit:.4f}")
     ratio = results["with"].deficit / results["without"].deficit
-    print(f"The deficit with the regularizer is {ratio:.2f} of that without.")
-    return results
+    click.echo(f"The deficit with the regularizer is {ratio:.2f} of that without.")
 
 
 if __name__ == "__main__":

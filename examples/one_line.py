@@ -7,9 +7,9 @@ under both. Takes about ten seconds; run it with ``python examples/one_line.py``
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+import click
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -66,11 +66,13 @@ def draw(without: Barcode, with_it: Barcode, path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+@click.command()
+@click.argument("path", type=click.Path(dir_okay=False, path_type=Path), default="results/one_line.png")
 def main(path: Path) -> None:
     """Train both, print the table, draw the figure."""
     pixels, labels, held_out, held_out_labels = digits()
     barcodes = []
-    print(f"{'':28}{'accuracy':>10}{'deficit':>10}{'longest bar / mean bar':>25}")
+    click.echo(f"{'':28}{'accuracy':>10}{'deficit':>10}{'longest bar / mean bar':>25}")
     for weight in (0.0, WEIGHT):
         encoder, classifier = train(weight, pixels, labels)
         with torch.no_grad():
@@ -80,10 +82,10 @@ def main(path: Path) -> None:
         barcodes.append(bars)
         name = "cross-entropy alone" if weight == 0 else f"+ {weight:g} * entropy_deficit"
         ratio = bars.death.max() / bars.death.mean()
-        print(f"{name:28}{accuracy:10.3f}{entropy_deficit(bars):10.4f}{ratio:25.2f}")
+        click.echo(f"{name:28}{accuracy:10.3f}{entropy_deficit(bars):10.4f}{ratio:25.2f}")
     draw(*barcodes, path)
-    print(f"wrote {path}")
+    click.echo(f"wrote {path}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if len(sys.argv) > 1 else "results/one_line.png"))
+    main()

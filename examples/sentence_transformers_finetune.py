@@ -9,16 +9,15 @@ which teaches it little; run it with ``python examples/sentence_transformers_fin
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import os
 import random
 import re
 import tempfile
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import click
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"  # set before they are imported
@@ -106,11 +105,10 @@ def measure(model: Any, held_out: Pairs) -> Result:
     return Result(found, deficit, mean_cosine(first).item())
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
-    parser = argparse.ArgumentParser(description="Fine-tune MiniLM on pairs with and without a regularizer.")
-    parser.add_argument("--short", action="store_true", help="a few steps only")
-    options = parser.parse_args(argv)
-
+@click.command()
+@click.option("--short", is_flag=True, help="A few steps.")
+def main(short: bool) -> None:
+    """Fine-tune MiniLM on pairs with and without a regularizer."""
     import numpy
     import transformers
 
@@ -122,19 +120,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Result]:
         dict(pair for library in (numpy, torch, torch.nn, torch.nn.functional) for pair in pairs_of(library)).items()
     )
     random.Random(0).shuffle(pairs)
-    steps, batch, count = (2, 16, 40) if options.short else (25, 16, 120)
+    steps, batch, count = (2, 16, 40) if short else (25, 16, 120)
     held_out, train = pairs[:count], pairs[count:]
     results = {
         "before": fine_tune(0.0, train, held_out, 0, batch),
         "without": fine_tune(0.0, train, held_out, steps, batch),
         "with": fine_tune(BalancedWeight(FRACTION), train, held_out, steps, batch),
     }
-    print(f"{steps} steps on {len(train)} pairs, {count} held-out pairs")
+    click.echo(f"{steps} steps on {len(train)} pairs, {count} held-out pairs")
     for name, result in results.items():
-        print(f"{name:>8}: found {result.found:.3f}, deficit {result.deficit:.4f}, mean cosine {result.cosine:.4f}")
+        click.echo(
+            f"{name:>8}: found {result.found:.3f}, deficit {result.deficit:.4f}, mean cosine {result.cosine:.4f}"
+        )
     ratio = results["with"].deficit / results["without"].deficit
-    print(f"The deficit with the regularizer is {ratio:.2f} of that without.")
-    return results
+    click.echo(f"The deficit with the regularizer is {ratio:.2f} of that without.")
 
 
 if __name__ == "__main__":

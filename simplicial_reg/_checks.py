@@ -195,8 +195,9 @@ def _padded(clouds: Sequence[Any], square: bool) -> tuple[Tensor, Tensor]:
                 f"points must agree in coordinates, dtype and device: points[0] is {_kind(first)}, points[{at}] is {_kind(cloud)}"
             )
     size = max(cloud.shape[0] for cloud in clouds)
-    counts = torch.tensor([cloud.shape[0] for cloud in clouds], device=first.device)
-    mask = torch.arange(size, device=first.device) < counts.unsqueeze(1)
+    vertex = torch.arange(size, device=first.device)
+    # Not compared with a tensor of the sizes, for which the host would wait.
+    mask = torch.stack([vertex < cloud.shape[0] for cloud in clouds])
     rows = [
         torch.nn.functional.pad(cloud, (0, size - cloud.shape[1] if square else 0, 0, size - cloud.shape[0]))
         for cloud in clouds

@@ -1,7 +1,8 @@
 """The three steps of a barcode that autograd never sees, as PyTorch operators.
 
 As operators (and not plain functions) they keep ``torch.compile(fullgraph=True)`` in one graph and work under
-``torch.func.vmap`` and ``grad``. On the CPU they run Numba kernels; the generic versions use torch operations only.
+``torch.func.vmap`` and ``grad``. On the CPU they run Numba kernels, on an NVIDIA GPU Triton kernels if Triton is installed; the
+generic versions use torch operations only. Off the CPU nothing is read back to the host.
 
     pairwise_lengths(coordinates (..., n, d), metric) -> (..., n, n)
     symmetrized(distances (..., n, n), argument) -> (..., n, n)
@@ -10,6 +11,8 @@ As operators (and not plain functions) they keep ``torch.compile(fullgraph=True)
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -20,7 +23,15 @@ from simplicial_reg._announce import announced
 from simplicial_reg._checks import runs_kernels
 from simplicial_reg._threads import share_work
 
-__all__ = ["INTEGERS", "pairwise_lengths", "real_points", "spanning_tree", "symmetrized"]
+__all__ = [
+    "INTEGERS",
+    "check_lengths",
+    "check_points",
+    "pairwise_lengths",
+    "real_points",
+    "spanning_tree",
+    "symmetrized",
+]
 
 _library = torch.library.Library("simplicial_reg", "DEF")
 _library.define("pairwise_lengths(Tensor coordinates, str metric) -> Tensor")
@@ -43,13 +54,15 @@ _ALL_REAL = np.empty((0, 0), np.bool_)
 
 def _pairwise_lengths_cpu(coordinates: Tensor, metric: str) -> Tensor:
     *leading, n, d = coordinates.shape
-    out = coordinates.new_empty((*leading, n, n))
     dtype = coordinates.dtype
     with announced("distances", metric, dtype):
         from simplicial_reg import _point_kernels as kernels
 
-        points, lengths = coordinates.contiguous().numpy().reshape(-1, n, d), out.numpy().reshape(-1, n, n)
+        points = coordinates.contiguous().numpy().reshape(-1, n, d)
         clouds = len(points)
+        # NumPy's, which for large arrays asks the system for large pages: to be given few of these is quicker than many small ones.
+        lengths = np.empty((clouds, n, n), points.dtype)
+        out = torch.from_numpy(lengths).reshape(*leading, n, n)
         kernel: Any = kernels.KERNELS[metric]
         share_work(lambda first, step: kernel(points, lengths, first, step), clouds * n, clouds * n * n * d)
         # NaN and infinity show in the points, and of two points or more in the lengths too (but not in a maximum of
@@ -61,8 +74,14 @@ def _pairwise_lengths_cpu(coordinates: Tensor, metric: str) -> Tensor:
     return out
 
 
-def _complain_about_values(points: Tensor, lengths: Tensor) -> None:
+def _complain_about_values(points: Tensor, out: Tensor) -> None:
     """Raise if a point or a length is not finite."""
+    check_points(points)
+    check_lengths(out.numpy())
+
+
+def check_points(points: Tensor) -> None:
+    """Raise if a point (..., n, d) is not finite."""
     wrong = ~points.isfinite().all(-1)
     if wrong.any():
         *cloud, row = wrong.nonzero()[0].tolist()
@@ -70,8 +89,13 @@ def _complain_about_values(points: Tensor, lengths: Tensor) -> None:
         raise ValueError(
             f"points must be finite: {where} holds NaN or infinity ({int(wrong.sum())} such in all); remove these points or mask them out"
         )
-    if not lengths.isfinite().all():
-        raise ValueError(f"points are too large: distances overflow {points.dtype}; rescale them or use float64")
+
+
+def check_lengths(lengths: Any) -> None:
+    """Raise if a length is not finite."""
+    if not np.isfinite(lengths).all():
+        dtype = f"torch.{lengths.dtype}"
+        raise ValueError(f"points are too large: distances overflow {dtype}; rescale them or use float64")
 
 
 def _pairwise_lengths(coordinates: Tensor, metric: str) -> Tensor:
@@ -80,6 +104,24 @@ def _pairwise_lengths(coordinates: Tensor, metric: str) -> Tensor:
     if metric == "cosine":
         return _cdist(coordinates, coordinates).square() / 2
     return _cdist(coordinates, coordinates, {"euclidean": 2.0, "manhattan": 1.0, "chebyshev": torch.inf}[metric])
+
+
+def _pairwise_lengths_cuda(coordinates: Tensor, metric: str) -> Tensor:
+    if not _runs_triton(coordinates.device):
+        return _pairwise_lengths(coordinates, metric)
+    from simplicial_reg.engines import _triton
+
+    *leading, n, d = coordinates.shape
+    with torch.cuda.device(coordinates.device):
+        return _triton.pairwise_lengths(coordinates.reshape(-1, n, d), metric).reshape(*leading, n, n)
+
+
+@functools.cache
+def _runs_triton(device: torch.device) -> bool:
+    """Whether Triton is installed and compiles for this GPU; its kernels are tested on no AMD GPU."""
+    if torch.version.cuda is None or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _cdist(x: Tensor, y: Tensor, order: float = 2.0) -> Tensor:
@@ -140,7 +182,8 @@ def _symmetrized_operator(distances: Tensor, argument: str) -> Tensor:
 
 def _symmetrized(distances: Tensor, argument: str) -> Tensor:
     mean = distances + (distances.mT - distances) / 2 + 0.0
-    return torch.where(torch.eye(mean.shape[-1], dtype=torch.bool, device=mean.device), 0, mean)
+    lower = mean.tril(-1)  # the mean as rounded in one triangle may differ from that in the other
+    return lower + lower.mT
 
 
 def real_points(mask: Tensor) -> Any:
@@ -154,24 +197,48 @@ def real_points(mask: Tensor) -> Any:
 
 def _spanning_tree_cpu(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     *leading, n, _ = distances.shape
-    birth = distances.new_zeros((*leading, n - 1, 2), dtype=torch.int64)
-    death = torch.zeros_like(birth)
     with announced("minimum spanning tree", distances.dtype):
         from simplicial_reg.engines._prim import spanning_trees
 
         keys = distances.contiguous().numpy().view(INTEGERS[distances.dtype]).reshape(-1, n, n)
         real = _ALL_REAL if mask is None else real_points(mask)
         clouds = len(keys)
-        born, dead = (edges.numpy().reshape(clouds, n - 1, 2) for edges in (birth, death))
-        share_work(lambda first, step: spanning_trees(keys, real, born, dead, first, step), clouds, 2 * clouds * n * n)
-    return birth, death
+        # NumPy's: if torch filled them with several threads, these would wait busily on the cores that are needed here.
+        birth, death = (np.zeros((clouds, n - 1, 2), np.int64) for _ in range(2))
+        share_work(
+            lambda first, step: spanning_trees(keys, real, birth, death, first, step), clouds, 2 * clouds * n * n
+        )
+    shape = (*leading, n - 1, 2)
+    return torch.from_numpy(birth).reshape(shape), torch.from_numpy(death).reshape(shape)
+
+
+def _spanning_tree_cuda(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    *leading, n, _ = distances.shape
+    lengths = distances.reshape(-1, n, n)
+    real = None if mask is None else mask.reshape(-1, n)
+    with torch.cuda.device(distances.device):
+        birth, death = _spanning_trees_cuda(lengths, real)
+    return birth.reshape(*leading, n - 1, 2), death.reshape(*leading, n - 1, 2)
+
+
+def _spanning_trees_cuda(lengths: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    if lengths.dtype == torch.float32 and _runs_triton(lengths.device):
+        from simplicial_reg.engines import _triton
+
+        if lengths.shape[-1] < _triton.LIMIT:
+            return _triton.spanning_trees(lengths, real)
+    from simplicial_reg.engines import boruvka
+
+    return boruvka.trees(lengths, real)
 
 
 _library.impl("pairwise_lengths", _pairwise_lengths_cpu, "CPU")
+_library.impl("pairwise_lengths", _pairwise_lengths_cuda, "CUDA")
 _library.impl("pairwise_lengths", _pairwise_lengths, "CompositeExplicitAutograd")
 _library.impl("symmetrized", _symmetrized_operator, "CPU")
 _library.impl("symmetrized", _symmetrized, "CompositeExplicitAutograd")
 _library.impl("spanning_tree", _spanning_tree_cpu, "CPU")
+_library.impl("spanning_tree", _spanning_tree_cuda, "CUDA")
 
 
 @torch.library.register_fake("simplicial_reg::pairwise_lengths", lib=_library)

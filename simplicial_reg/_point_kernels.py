@@ -119,27 +119,39 @@ def _mirror(matrix, start, stop):
         matrix[i, i] = 0
 
 
+@kernel(inline="always")
+def _by_cloud(clouds, step):
+    """Whether threads take whole clouds, as memory likes it: where none gets many more than another."""
+    return clouds % step == 0 or clouds >= 8 * step
+
+
+@kernel
+def _chord_rows(x, matrix, half, start, stop):
+    """Rows start..stop, at most `ROWS` from a multiple of `ROWS` on, of one cloud's matrix, mirrored."""
+    if x.shape[1] <= FEW:
+        _squares_of_few_coordinates(x, matrix, start, stop)
+    else:
+        _squares(x, matrix, start, stop)
+    for i in range(start, stop):
+        row = matrix[i]
+        if half:
+            for j in range(i):
+                row[j] = row[j] / 2
+        else:
+            for j in range(i):
+                row[j] = math.sqrt(row[j])
+    _mirror(matrix, start, stop)
+
+
 @kernel
 def _chords(points, out, half, first, step):
     clouds, n, _ = points.shape
     groups = (n + ROWS - 1) // ROWS
-    for task in range(first, clouds * groups, step):
-        matrix = out[task // groups]
-        start = (task % groups) * ROWS
-        stop = min(start + ROWS, n)
-        if points.shape[2] <= FEW:
-            _squares_of_few_coordinates(points[task // groups], matrix, start, stop)
-        else:
-            _squares(points[task // groups], matrix, start, stop)
-        for i in range(start, stop):
-            row = matrix[i]
-            if half:
-                for j in range(i):
-                    row[j] = row[j] / 2
-            else:
-                for j in range(i):
-                    row[j] = math.sqrt(row[j])
-        _mirror(matrix, start, stop)
+    unit = groups if _by_cloud(clouds, step) else 1
+    for task in range(clouds * groups):
+        if task // unit % step == first:
+            start = (task % groups) * ROWS
+            _chord_rows(points[task // groups], out[task // groups], half, start, min(start + ROWS, n))
 
 
 def _euclidean(points, out, first, step):
@@ -267,13 +279,22 @@ def symmetrize(distances, out, tolerance):
     return uneven
 
 
+@kernel(inline="always")
+def _share(cloud, clouds, count, first, step):
+    """Where those of the ``count`` items of a cloud begin and end that are for thread ``first``."""
+    if _by_cloud(clouds, step):
+        return (0, count) if cloud % step == first else (0, 0)
+    return count * first // step, count * (first + 1) // step
+
+
 @kernel(fastmath=REORDER)
-def edge_lengths(points, edges, out):
+def edge_lengths(points, edges, out, first, step):
     """Euclidean lengths (B, k) of ``edges`` (B, k, 2) between ``points`` (B, n, d)."""
     clouds, count, _ = edges.shape
     d = points.shape[2]
     for cloud in range(clouds):
-        for e in range(count):
+        begin, end = _share(cloud, clouds, count, first, step)
+        for e in range(begin, end):
             x = points[cloud, edges[cloud, e, 0]]
             y = points[cloud, edges[cloud, e, 1]]
             total = points.dtype.type(0)
@@ -283,7 +304,7 @@ def edge_lengths(points, edges, out):
 
 
 @kernel
-def edge_gradients(points, edges, length, grad, out):
+def edge_gradients(points, edges, length, grad, out, first, step):
     """Fill ``out`` (B, n, d) with the sum over edges of grad * (x - y) / length at x and its opposite at y; zero for length zero.
 
     That is the weighted graph Laplacian times the points. It is summed vertex by vertex, which touches half the memory that
@@ -295,6 +316,9 @@ def edge_gradients(points, edges, length, grad, out):
     neighbour = np.empty(2 * count, np.int64)
     weight = np.empty(2 * count, points.dtype)
     for cloud in range(clouds):
+        here, stop = _share(cloud, clouds, n, first, step)
+        if here == stop:
+            continue
         begin[:] = 0
         for e in range(count):
             begin[edges[cloud, e, 0]] += 1
@@ -309,7 +333,7 @@ def edge_gradients(points, edges, length, grad, out):
                 begin[v] -= 1
                 neighbour[begin[v]] = edges[cloud, e, 1 - end]
                 weight[begin[v]] = scale
-        for v in range(n):
+        for v in range(here, stop):
             x = points[cloud, v]
             total = out[cloud, v]
             if begin[v] == begin[v + 1]:

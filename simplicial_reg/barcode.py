@@ -14,6 +14,7 @@ Sources: Edelsbrunner, Letscher, Zomorodian 2002 (persistence); Gameiro, Hiraoka
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,7 +27,7 @@ from simplicial_reg import _ops
 from simplicial_reg._autocast import autocast_off
 from simplicial_reg._checks import check_choice, check_count, check_threshold, computable
 from simplicial_reg.distances import METRICS, length_between
-from simplicial_reg.engines import ENGINES, find_critical_edges
+from simplicial_reg.engines import ENGINES, blocked, cohomology, find_critical_edges, finds_from_points
 from simplicial_reg.engines.critical import CriticalEdges
 
 __all__ = ["ESSENTIAL", "Barcode", "MetricChoice", "VietorisRips", "lengths_of", "masked", "rips_barcode"]
@@ -173,10 +174,23 @@ def rips_barcode(
         check_choice("metric", metric, (*METRICS, "precomputed"))
     points, mask = computable(points, mask, metric)
     with autocast_off(points):
-        distances, length_of = lengths_of(points, mask, metric)
-        critical = find_critical_edges(engine, distances, mask, max_dim, float(threshold))
-        rule = _Essential(essential, float(threshold), distances, mask)
+        if finds_from_points(engine, max_dim, points, metric):
+            critical, length_of, enclosing = _from_points(points, mask, str(metric))
+        else:
+            if max_dim == 1 and engine in ("auto", "cohomology") and metric != "precomputed":
+                _check_room(points)
+            distances, length_of = lengths_of(points, mask, metric)
+            critical = find_critical_edges(engine, distances, mask, max_dim, float(threshold))
+            enclosing = functools.partial(_enclosing_edge, distances, mask)
+        rule = _Essential(essential, float(threshold), enclosing, mask)
         return tuple(_barcode(dim, edges, length_of, rule) for dim, edges in enumerate(critical))
+
+
+def _check_room(points: Tensor) -> None:
+    """Refuse H1 of clouds for which there is no memory, before their distances are computed."""
+    if points.device.type == "cpu" and not torch.compiler.is_compiling():
+        *leading, n, _ = points.shape
+        cohomology.check_size(n, points.dtype, math.prod(leading), distances=True)
 
 
 def lengths_of(points: Tensor, mask: Tensor | None, metric: MetricChoice) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -194,6 +208,19 @@ def lengths_of(points: Tensor, mask: Tensor | None, metric: MetricChoice) -> tup
     if callable(metric) and mask is not None:  # whatever it made of the padding
         matrix = torch.where(mask.unsqueeze(-1) & mask.unsqueeze(-2), matrix, 0)
     return _ops.symmetrized(matrix.detach(), argument), lambda edge: _entries(matrix, edge)
+
+
+def _from_points(
+    points: Tensor, mask: Tensor | None, metric: str
+) -> tuple[list[CriticalEdges], Callable[[Tensor], Tensor], Callable[[], Tensor]]:
+    """The bars of H0, the lengths of edges, and the enclosing edge, without all distances at once."""
+    coordinates = METRICS[metric].coordinates(points)
+    fixed = coordinates.detach()
+    return (
+        [blocked.find(fixed, mask, metric)],
+        lambda edge: length_between(coordinates, edge, metric),
+        lambda: blocked.enclosing_edge(fixed, mask, metric),
+    )
 
 
 def _check_callable(distances: Any, points: Tensor) -> None:
@@ -217,27 +244,27 @@ class _Essential:
 
     rule: str
     threshold: float
-    distances: Tensor
+    enclosing_edge: Callable[[], Tensor]
     mask: Tensor | None
 
-    def enclosing_edge(self) -> Tensor:
-        """The edge (..., 1, 2) of length min_i max_j d(i, j), from which on the complex is a cone."""
-        n = self.distances.shape[-1]
-        distances = self.distances
-        if self.mask is not None:
-            distances = torch.where(self.mask.unsqueeze(-2), distances, -1)
-        vertex = torch.arange(n, device=distances.device)
-        # The last edge at every vertex in the total order: among the longest, the one with the largest other end.
-        length = distances.amax(-1, keepdim=True)
-        far = torch.where(distances == length, vertex.int(), -1).amax(-1).long()
-        last = torch.maximum(vertex, far) * n + torch.minimum(vertex, far)
-        # The first of these.
-        length = length.squeeze(-1)
-        if self.mask is not None:
-            length = torch.where(self.mask, length, math.inf)
-        shortest = length.amin(-1, keepdim=True)
-        first = torch.where(length == shortest, last, n * n).amin(-1, keepdim=True)
-        return torch.stack([first // n, first % n], -1)
+
+def _enclosing_edge(distances: Tensor, mask: Tensor | None) -> Tensor:
+    """The edge (..., 1, 2) of length min_i max_j d(i, j), from which on the complex is a cone."""
+    n = distances.shape[-1]
+    if mask is not None:
+        distances = torch.where(mask.unsqueeze(-2), distances, -1)
+    vertex = torch.arange(n, device=distances.device)
+    # The last edge at every vertex in the total order: among the longest, the one with the largest other end.
+    length = distances.amax(-1, keepdim=True)
+    far = torch.where(distances == length, vertex.int(), -1).amax(-1).long()
+    last = torch.maximum(vertex, far) * n + torch.minimum(vertex, far)
+    # The first of these.
+    length = length.squeeze(-1)
+    if mask is not None:
+        length = torch.where(mask, length, math.inf)
+    shortest = length.amin(-1, keepdim=True)
+    first = torch.where(length == shortest, last, n * n).amin(-1, keepdim=True)
+    return torch.stack([first // n, first % n], -1)
 
 
 def _barcode(

@@ -1,4 +1,4 @@
-"""The command line: ``simplicial-reg barcode FILE`` and ``simplicial-reg study``, which has a module of its own.
+"""The command line: ``simplicial-reg barcode FILE``, and ``study``, ``diagnose`` and ``bench``, which have modules of their own.
 
 Exit codes: 0 done; 2 bad usage or bad input, with one line on stderr that says what to do and no traceback; 130 interrupted. Results go to
 stdout, everything else to stderr, so that ``--json`` can be piped. An error that is none of the user's doing keeps its traceback.
@@ -10,8 +10,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -23,19 +23,23 @@ from torch import Tensor
 from simplicial_reg import __version__
 from simplicial_reg._checks import check_threshold
 from simplicial_reg._files import whole_file
+from simplicial_reg._input_errors import BAD_INPUT, InputError, input_errors
 from simplicial_reg.barcode import ESSENTIAL, Barcode
+from simplicial_reg.bench import bench
+from simplicial_reg.diagnose.cli import diagnose
 from simplicial_reg.distances import METRICS
 from simplicial_reg.engines import ENGINES, Choice
 from simplicial_reg.entropy import entropy_deficit, normalized_persistent_entropy, persistent_entropy
 from simplicial_reg.forecast import Options, available_memory, check_memory, chosen_engine
-from simplicial_reg.progress import PROGRAM, subset, with_progress
+from simplicial_reg.progress import PROGRAM, ProgressLine, subset, with_progress
 from simplicial_reg.prominence import prominent
 from simplicial_reg.readers import read_points
+from simplicial_reg.shards import EXECUTORS, barcode_of_shards, shards_in
 from simplicial_reg.study.cli import study
 
 __all__ = ["group", "main"]
 
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+DONE, INTERRUPTED = 0, 130
 
 
 def main() -> NoReturn:
@@ -53,12 +57,6 @@ def main() -> NoReturn:
             os._exit(INTERRUPTED)
         raise
     sys.exit(DONE)
-
-
-class InputError(click.ClickException):
-    """What the user gave cannot be used; the message says why and what to do."""
-
-    exit_code = BAD_INPUT
 
 
 class OneLineGroup(click.Group):
@@ -88,33 +86,20 @@ def _exit(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@contextmanager
-def _input_errors(prefix: str = "") -> Iterator[None]:
-    """Around what reads or uses the user's input: its errors become one line. Other exceptions are bugs and stay as they are."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise InputError(prefix + str(error)) from error
-    except MemoryError as error:
-        raise InputError(f"{prefix}out of memory; use --sample") from error
-    except RuntimeError as error:
-        if "allocate memory" not in str(error):  # torch has no type of its own for this on the CPU
-            raise
-        raise InputError(f"{prefix}out of memory; use --sample") from error
-
-
 @click.group(
     PROGRAM, cls=OneLineGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
 )
 @click.version_option(__version__, prog_name=PROGRAM)
 @click.pass_context
 def group(context: click.Context) -> None:
-    """Barcodes of point clouds, and the study of losses made of them."""
+    """Barcodes of point clouds, the study of losses made of them, the diagnosis of models, and how fast all that is."""
     if context.invoked_subcommand is None:
         click.echo(context.get_help())
 
 
 group.add_command(study)
+group.add_command(diagnose)
+group.add_command(bench)
 
 
 # --- simplicial-reg barcode ----------------------------------------------------------------------------------------------------
@@ -168,6 +153,10 @@ def _target(suffixes: tuple[str, ...]) -> Callable[[click.Context, click.Paramet
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 @click.option(
+    "--executor", type=click.Choice(EXECUTORS), default="local", show_default=True, help="Where a folder is computed."
+)
+@click.option("--scheduler", metavar="ADDRESS", help="Address of the dask cluster, such as tcp://host:8786.")
+@click.option(
     "--save",
     type=click.Path(path_type=Path),
     metavar="BARS.npz",
@@ -188,33 +177,86 @@ def barcode(
     seed: int,
     longest: int,
     as_json: bool,
+    executor: str,
+    scheduler: str | None,
     save: Path | None,
     plot: Path | None,
     **options: Any,
 ) -> None:
     """Print the barcode of the point cloud in FILE, one point in each row.
 
-    FILE is .npy, .npz, .pt, .safetensors, .csv or .tsv. Edges are printed as rows of the file, counted from 0.
+    FILE is .npy, .npz, .pt, .safetensors, .csv or .tsv. Edges are printed as rows of the file, counted from 0. A folder of such files is
+    one cloud, of which two files at a time are in memory (--max-dim 0); rows are counted on from file to file.
     """
     chosen = Options(**options)
-    with _input_errors():
+    with input_errors():
         check_threshold(chosen.threshold)
         _check_targets(file, save, plot)
-        points, name = read_points(file, key)
-    cloud = _sampled(file, name, points, chosen.metric == "precomputed", sample, seed)
-    n = len(cloud.points)
-    with _input_errors():
-        engine = chosen_engine(chosen, n)
-        check_memory(chosen, engine.engine, n, cloud.points.dtype, available_memory())
-    with _input_errors(f"{file}: "):
-        barcodes, seconds = with_progress(cloud.points, chosen)
+    if file.is_dir():
+        with input_errors(memory="make the files smaller"):
+            cloud, engine, barcodes, seconds = _of_folder(file, key, sample, chosen, executor, scheduler)
+    else:
+        cloud, engine, barcodes, seconds = _of_file(file, key, sample, seed, chosen, executor)
     report = _report(cloud, chosen, engine, barcodes, seconds, longest)
-    with _input_errors():
+    with input_errors(memory="use --sample"):
         if save is not None:
             _save(save, barcodes, cloud.rows)
         if plot is not None:
             _plot(plot, barcodes, cloud, chosen.metric)
     click.echo(json.dumps(report, allow_nan=False, indent=2) if as_json else _text(report))
+
+
+def _of_file(
+    file: Path, key: str | None, sample: int | None, seed: int, chosen: Options, executor: str
+) -> tuple[Cloud, Choice, tuple[Barcode, ...], float]:
+    if executor != "local":
+        raise InputError(f"--executor {executor} is for a folder of files; {file} is none")
+    with input_errors(memory="use --sample"):
+        points, name = read_points(file, key)
+    cloud = _sampled(file, name, points, chosen.metric == "precomputed", sample, seed)
+    n = len(cloud.points)
+    with input_errors(memory="use --sample"):
+        engine = chosen_engine(chosen, n)
+        check_memory(chosen, engine.engine, n, cloud.points.dtype, available_memory(), cloud.points.shape[1])
+    with input_errors(f"{file}: ", memory="use --sample"):
+        barcodes, seconds = with_progress(cloud.points, chosen)
+    return cloud, engine, barcodes, seconds
+
+
+def _of_folder(
+    folder: Path, key: str | None, sample: int | None, chosen: Options, executor: str, scheduler: str | None
+) -> tuple[Cloud, Choice, tuple[Barcode, ...], float]:
+    """The barcode of all files of a folder together; the points are not kept."""
+    if chosen.max_dim != 0:
+        raise ValueError(f"{folder} is a folder, of which H0 alone is computed; use --max-dim 0")
+    unfit = {
+        "--sample": sample is not None,
+        "--threshold": math.isfinite(chosen.threshold),
+        "--essential": chosen.essential != "drop",
+        "--engine": chosen.engine not in ("auto", "blocked"),
+        "--metric precomputed": chosen.metric == "precomputed",
+    }
+    for option, given in unfit.items():
+        if given:
+            raise ValueError(f"{folder} is a folder, which {option} is not for; leave it out")
+    files = shards_in(folder)
+    line, started = ProgressLine(f"H0 of {len(files)} files"), time.perf_counter()
+
+    def say(done: int, pairs: int) -> None:
+        elapsed = time.perf_counter() - started
+        line.show(elapsed, elapsed / done * pairs)
+
+    try:
+        bars, shards = barcode_of_shards(
+            files, metric=chosen.metric, key=key, executor=executor, scheduler=scheduler, on_pair=say
+        )
+    finally:
+        line.clear()
+    n = sum(shards.sizes)
+    points = torch.empty((n, shards.width), dtype=shards.dtype, device="meta")
+    cloud = Cloud(folder, key, points, torch.arange(n), n, False, None, 0)
+    reason = f"H0 of {len(files)} files, two at a time" + (f", on dask at {scheduler}" if executor == "dask" else "")
+    return cloud, Choice("blocked", reason), (bars,), time.perf_counter() - started
 
 
 def _check_targets(file: Path, save: Path | None, plot: Path | None) -> None:

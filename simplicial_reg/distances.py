@@ -16,12 +16,14 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from simplicial_reg import _ops
 from simplicial_reg._announce import announced
 from simplicial_reg._checks import check_choice, computable, runs_kernels
+from simplicial_reg._threads import share_work
 
 __all__ = ["METRICS", "edge_length", "pairwise_distances"]
 
@@ -168,12 +170,14 @@ class _EuclideanLength(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative is wanted: differentiate the plain formula instead
             (out,) = torch.autograd.grad(_norm(points, edge, 2.0, -1), points, grad, create_graph=True)
             return out, None
-        out = points.new_empty(points.shape)
         x, e, length = ctx.arrays
-        kernels.edge_gradients(
-            x, e, length, grad.contiguous().numpy().reshape(length.shape), out.numpy().reshape(x.shape)
+        g, out = grad.contiguous().numpy().reshape(length.shape), np.empty_like(x)
+        share_work(
+            lambda first, step: kernels.edge_gradients(x, e, length, g, out, first, step),
+            x.shape[0] * x.shape[1],
+            _reads(x, e),
         )
-        return out, None
+        return torch.from_numpy(out).reshape(points.shape), None
 
 
 def _kernel_lengths(points: Tensor, edge: Tensor) -> tuple[Tensor, tuple[Any, Any, Any]]:
@@ -185,5 +189,13 @@ def _kernel_lengths(points: Tensor, edge: Tensor) -> tuple[Tensor, tuple[Any, An
         x, e, out = points.detach().contiguous().numpy(), edge.contiguous().numpy(), length.detach().numpy()
         if x.ndim == 2:
             x, e, out = x[None], e[None], out[None]
-        kernels.edge_lengths(x, e, out)
+        share_work(
+            lambda first, step: kernels.edge_lengths(x, e, out, first, step), e.shape[0] * e.shape[1], _reads(x, e)
+        )
     return length, (x, e, out)
+
+
+def _reads(points: Any, edges: Any) -> int:
+    """How many coordinates the edges of (B, k, 2) read."""
+    clouds, count, _ = edges.shape
+    return int(2 * clouds * count * points.shape[2])

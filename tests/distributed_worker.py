@@ -25,6 +25,7 @@ from simplicial_reg.regularizers import REGULARIZERS
 from simplicial_reg.training.distributed import gather_points
 from simplicial_reg.training.memory import GradientCache
 from simplicial_reg.training.weight import BalancedWeight
+from tests.programs import leave_together
 
 WEIGHT = 0.3
 Found = dict[str, Any]
@@ -88,8 +89,7 @@ def main(folder: Path) -> None:
     for part in (training, wrong, summed, cached, balanced, gathered, refused, sharded):
         found[part.__name__] = part()
     torch.save(found, folder / f"{dist.get_rank()}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_together()
 
 
 def gradients(module: nn.Module) -> list[Tensor]:

@@ -5,6 +5,7 @@ As a program it runs a study of such cells: ``python -m tests.study_fake FOLDER 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -16,7 +17,7 @@ from simplicial_reg.study.protocol import Study
 from simplicial_reg.study.record import Cell, Record
 from simplicial_reg.study.runner import run
 
-__all__ = ["fake", "number", "small_study"]
+__all__ = ["counting_fake", "fake", "number", "small_study"]
 
 
 def number(*what: object) -> float:
@@ -57,6 +58,18 @@ def fake(cell: Cell, *, data_dir=None, on_step=None) -> Record:
     value = math.nan if cell.variant == "nan" else number(cell.task, cell.variant, cell.settings, cell.seed)
     reported = {"accuracy": value} if cell.phase == "final" else {}
     return Record(cell, "done", metric="accuracy", selection=value, reported=reported, costs={"seconds": 1.0})
+
+
+inside: list[str] = []
+
+
+def counting_fake(cell: Cell, **_) -> Record:
+    """A record with the process that made it and how many cells were under way there."""
+    inside.append(cell.key)
+    time.sleep(0.02)
+    costs = {"process": os.getpid(), "inside": len(inside)}
+    inside.remove(cell.key)
+    return dataclasses.replace(fake(cell), costs=costs)
 
 
 if __name__ == "__main__":

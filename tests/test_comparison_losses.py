@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simplicial_reg.regularizers import RTDLoss, TopologicalSignatureLoss, TotalPersistenceLoss
+from simplicial_reg.regularizers import RTDLoss, TopologicalSignatureLoss, TotalPersistenceLoss, comparison
 from tests.test_topological_losses import INF, SINGULAR, TWO_CLOUDS, cloud, gradient, lengths_of, partner
 
 every_comparison = pytest.mark.parametrize("name", TWO_CLOUDS)
@@ -52,6 +52,19 @@ def test_the_signature_loss_is_its_formula(quantile: float | None, squared: bool
     for direction, value in wanted.items():
         loss = TopologicalSignatureLoss(direction=direction, quantile=quantile, squared=squared)
         assert loss(points, other).item() == pytest.approx(value)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_largest_distance_is_the_last_of_equal_ones_in_a_sort(masked: bool) -> None:
+    points = torch.randint(0, 3, (5, 9, 2), generator=torch.Generator().manual_seed(0)).double()
+    points[4] = 0  # all in one place
+    distances = torch.cdist(points, points)
+    mask = torch.rand(5, 9, generator=torch.Generator().manual_seed(1)) < 0.6 if masked else None
+    found = comparison._largest(distances, mask)
+    for number in range(5):
+        real = np.arange(9) if mask is None else mask[number].nonzero().flatten().numpy()
+        last = distances[number].numpy()[np.ix_(real, real)].ravel().argsort(kind="stable")[-1]
+        assert found[number, 0].tolist() == [real[last // len(real)], real[last % len(real)]]
 
 
 def test_the_signature_loss_of_loops_compares_persistences_along_the_same_edges() -> None:

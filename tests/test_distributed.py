@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,9 @@ from torch import Tensor, nn
 from simplicial_reg.training.distributed import gather_points
 from simplicial_reg.training.memory import Cloud
 from tests import distributed_worker as worker
+from tests.programs import output_of_ranks
 
 pytestmark = pytest.mark.xdist_group("ranks")  # so that every number of processes is launched once
-ROOT = Path(__file__).parents[1]
 NEEDS_GLOO = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
 )
@@ -28,16 +25,7 @@ class Launch:
     """What each of so many processes found."""
 
     def __init__(self, ranks: int, folder: Path) -> None:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-        run = subprocess.run(
-            [*command, "-m", "tests.distributed_worker", str(folder)],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert run.returncode == 0, run.stderr[-5000:]
+        output_of_ranks(ranks, "tests.distributed_worker", folder)
         self.ranks = ranks
         self.found: list[dict[str, Any]] = [
             torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(ranks)

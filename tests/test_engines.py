@@ -460,7 +460,7 @@ def test_engine_leaves_the_distances_as_they_were(engine: str) -> None:
         (0, "cuda", 512, "boruvka", "nothing leaves the device"),
         (0, "mps", None, "boruvka", "H0 on mps"),
         (1, "cpu", 512, "cohomology", "H1"),
-        (1, "cuda", 512, "cohomology", "copied from cuda to the CPU"),
+        (1, "cuda", 512, "cohomology", "lunes searched on cuda, and reduced on the CPU"),
         (2, "cpu", 8, "reference", "at most 8 points"),
         (2, "cpu", 9, "gudhi", "H2"),
         (3, "cpu", None, "gudhi", "H3"),

@@ -13,7 +13,15 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.autograd.gradcheck import GradcheckError
 
-from simplicial_reg import METRICS, edge_length, entropy_deficit, pairwise_distances, persistent_entropy, rips_barcode
+from simplicial_reg import (
+    METRICS,
+    _threads,
+    edge_length,
+    entropy_deficit,
+    pairwise_distances,
+    persistent_entropy,
+    rips_barcode,
+)
 from tests.clouds import polygon
 
 INF = math.inf
@@ -513,6 +521,29 @@ def test_threads_share_nothing(max_dim: int) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found, cloud in zip(pool.map(gradient, clouds), clouds, strict=True):
             assert torch.equal(found, gradient(cloud))
+
+
+@pytest.mark.parametrize("clouds", [1, 2, 3, 7, 48])  # of some of them each thread has as many, of others only parts
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_lengths_and_gradients_are_the_same_bits_for_any_number_of_threads(
+    clouds: int, metric: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_threads, "WORTH_A_THREAD", 1)
+    points = gaussian(clouds, 37, 20, dtype=torch.float32).requires_grad_()
+    found = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3, 5):
+            torch.set_num_threads(threads)
+            (bars,) = rips_barcode(points, metric=metric)
+            found.append((bars.death, torch.autograd.grad(bars.death.square().sum(), points)[0]))
+    finally:
+        torch.set_num_threads(before)
+    for death, gradient in found[1:]:
+        assert torch.equal(death, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+    expected = torch.autograd.grad(edge_length(points.double(), bars.death_edge, metric).square().sum(), points)[0]
+    torch.testing.assert_close(found[0][1], expected)
 
 
 def test_descent_on_the_deficit_evens_out_the_bars() -> None:

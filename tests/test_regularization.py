@@ -643,15 +643,6 @@ def test_under_autocast_points_are_pooled_and_compared_in_float32(net: Net, toke
     assert all(bool(parameter.grad.isfinite().all()) for parameter in net.parameters() if parameter.grad is not None)
 
 
-@pytest.fixture
-def one_rank(tmp_path: Any) -> Iterator[None]:
-    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
-        pytest.skip("torch without gloo")
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.usefixtures("one_rank")
 @pytest.mark.parametrize("weight", [0.3, None], ids=["constant", "balanced"])
 def test_ddp_on_one_rank_is_the_model_alone(weight: float | None, net: Net, tokens: Tensor) -> None:

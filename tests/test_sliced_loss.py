@@ -8,6 +8,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from simplicial_reg.regularizers.sliced import SIGRegLoss, random_slices, sigreg
+from tests.programs import leave_together
 
 FROZEN = json.loads((Path(__file__).parent / "frozen" / "pairwise.json").read_text())
 
@@ -247,11 +249,13 @@ def test_state_dict_is_empty_and_loads() -> None:
 
 
 def of_one_rank(rank: int, folder: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=120)
+    )
     loss = SIGRegLoss(slices=8, generator=torch.Generator().manual_seed(rank))
     values = [loss(cloud(6, 4)).item(), loss(cloud(6, 4)).item()]
     Path(folder, f"{rank}.json").write_text(json.dumps(values))
-    torch.distributed.destroy_process_group()
+    leave_together()
 
 
 def test_ranks_use_the_slices_of_the_first(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from simplicial_reg.study.protocol import pending, plan
 from simplicial_reg.study.record import Cell, Record
 from simplicial_reg.study.runner import read_records, read_study
 from tests.study_fake import fake, number
+from tests.study_tiny import encoder, pairs_task, span_task
 
 for package in ("scipy", "sklearn", "matplotlib"):
     pytest.importorskip(package)
@@ -218,6 +219,19 @@ def test_a_real_ctrl_c_ends_with_130(tmp_path):
     assert path.read_bytes().endswith(b"\n")
 
 
+def test_embeddings_and_spans_are_tasks_of_the_command(tmp_path):
+    pytest.importorskip("transformers")
+    model = encoder(tmp_path / "model")
+    for task, metric in ((pairs_task(tmp_path, "similarity"), "spearman"), (span_task(tmp_path), "f1")):
+        out = tmp_path / metric
+        options = ["--variants", "koleo,shrink-the-longest", "--budget", 0, "--seeds", 1, "--steps", 1, "--threads", 1]
+        result = run("study", "--task", task, "--model", model, "--out", out, "--jobs", 1, "--max-length", 40, *options)
+        assert result.exit_code == 0, result.output
+        assert f"{metric} in points" in result.stdout
+        assert "shrink-the-longest is left out" in result.stderr
+        assert {record.cell.variant for record in read_records(out)} == {"none", "koleo"}
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +307,11 @@ def test_a_full_disk_is_one_line_and_leaves_whole_records(tmp_path, monkeypatch)
         ("budget = 1.5", "budget must be a int; got 1.5"),
         ('variants = ["istr"]\ntasks = ["digits"]', "got 'istr'; the nearest are istar"),
         ('tasks = ["digits"]\n[training]\nepoch = 1', "got epoch"),
+        ('tasks = ["digits"]\n[trainings.digits]\nepoch = 1', "got epoch"),
+        (
+            'tasks = ["digits"]\n[trainings]\ndigits = 1',
+            "trainings must be of tables, one for each task; got digits = 1",
+        ),
         ('tasks = ["digits"]\n[spaces.istra]\nweight = 1', "got 'istra'"),
         ('tasks = ["digits"]\n[space]\nlearning_rate = { low = 1 }', "learning_rate must be {low, high, scale}"),
     ],
@@ -306,12 +325,12 @@ def test_a_recipe_that_cannot_be_used_is_refused(tmp_path, content, message):
 class _Classes:
     """A task of which nothing has to be read."""
 
-    is_regression = False
+    has_classes = True
     fingerprint = "0" * 16
 
 
 class _Numbers(_Classes):
-    is_regression = True
+    has_classes = False
 
 
 def test_variants_that_need_classes_are_left_out_of_regression_tasks_and_that_is_said():
@@ -343,8 +362,26 @@ def test_options_win_over_a_recipe_and_a_recipe_over_the_defaults(tmp_path):
     assert settings.space == {"learning_rate": [1e-3, 2e-3]}
 
 
-def test_there_is_a_recipe_for_each_of_the_three_papers():
-    assert [path.stem for path in RECIPES] == ["godey2023", "kudriashov2025", "rudman2024"]
+@pytest.mark.usefixtures("faked")
+def test_a_recipe_may_train_one_task_differently_and_options_win_over_that_too(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        'tasks = ["digits"]\nbudget = 1\nseeds = 1\n[training]\nepochs = 3\nbatch_size = 8\n'
+        "[trainings.digits]\nsteps = 5\nlimit = 64\n[trainings.mrpc]\nepochs = 9\n"
+    )
+    result = run("study", "--recipe", path, "--limit", 32, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    settings = read_study(tmp_path / "run")
+    assert settings.trainings == {
+        "digits": {"steps": 5, "epochs": 12}
+    }  # the epochs, of no use beside steps, are the model's
+    assert (settings.training["limit"], settings.training["epochs"]) == (32, 3)
+    (record, *_) = read_records(tmp_path / "run")
+    assert (record.cell.budget["steps"], record.cell.budget["limit"], record.cell.budget["batch_size"]) == (5, 32, 8)
+
+
+def test_there_is_a_recipe_for_each_of_the_three_papers_and_for_the_study_of_glue():
+    assert [path.stem for path in RECIPES] == ["glue", "godey2023", "kudriashov2025", "rudman2024"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -363,7 +400,7 @@ def test_every_setting_of_a_recipe_is_one_that_cells_have(path):
 def test_the_recipe_in_the_documentation_is_one(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "study.md").read_text(encoding="utf-8")
     path = tmp_path / "recipe.toml"
-    path.write_text(page.partition("```toml\n")[2].partition("```")[0])
+    path.write_text(page.partition("## A recipe")[2].partition("```toml\n")[2].partition("```")[0])
     settings = cli._settings(path, False, {})
     cells = plan(cli._study(settings, {"mrpc": _Classes()}))
     assert {cell.variant for cell in cells} == {"none", "istar"}
@@ -373,7 +410,7 @@ def test_the_recipe_in_the_documentation_is_one(tmp_path):
 
 
 def test_the_recipe_of_kudriashov_has_both_signs_and_clouds_of_64_points():
-    settings = cli._settings(RECIPES[1], False, {})
+    settings = cli._settings(RECIPES[0].with_name("kudriashov2025.toml"), False, {})
     within = {}
     for variant in ("shrink-the-longest", "shrink-the-longest-corrected"):
         made = {**settings["space"], **settings["spaces"][variant]}

@@ -118,8 +118,9 @@ def test_what_is_left_out_of_a_task_has_no_cell_there_and_all_of_them_elsewhere(
 
 
 def test_draws_are_uniform_in_the_logarithm_unless_the_scale_is_linear():
-    logs = [math.log10(draw({"low": 1e-5, "high": 1e-3}, k)) for k in range(2000)]
-    lines = [draw({"low": -2.0, "high": 4.0, "scale": "linear"}, k) for k in range(2000)]
+    # The first value of 2,000 sequences, so that they are independent.
+    logs = [math.log10(draw({"low": 1e-5, "high": 1e-3}, 0, 0, name)) for name in range(2000)]
+    lines = [draw({"low": -2.0, "high": 4.0, "scale": "linear"}, 0, 0, name) for name in range(2000)]
     # Means of 2,000 uniform numbers are within 0.05 ranges of the middle with probability above 1 - 1e-13; quarters alike.
     assert sum(logs) / 2000 == pytest.approx(-4, abs=0.1)
     assert sum(lines) / 2000 == pytest.approx(1, abs=0.3)
@@ -129,19 +130,27 @@ def test_draws_are_uniform_in_the_logarithm_unless_the_scale_is_linear():
 
 
 def test_draws_from_a_list_give_every_choice_about_equally_often():
-    found = [draw(["a", "b", "c"], k) for k in range(3000)]
+    found = [draw(["a", "b", "c"], 0, 0, name) for name in range(3000)]
     assert all(found.count(choice) == pytest.approx(1000, abs=150) for choice in "abc")
 
 
 def test_names_of_draws_are_not_run_together():
     values = {"low": 1.0, "high": 2.0}
-    assert draw(values, "ab", "c") != draw(values, "a", "bc")
+    assert draw(values, 0, 0, "ab", "c") != draw(values, 0, 0, "a", "bc")
+
+
+def test_three_draws_of_the_first_two_settings_are_never_all_in_one_half_of_the_range():
+    linear = {"low": 0.0, "high": 1.0, "scale": "linear"}
+    for dimension in (0, 1):
+        for name in range(200):
+            first, second, third = sorted(draw(linear, k, dimension, name) for k in range(3))
+            assert max(second - first, third - second, 1 - third + first) < 0.47
 
 
 def test_a_range_of_one_value_gives_that_value():
-    assert draw({"low": 3e-4, "high": 3e-4}, "x") == 3e-4
-    assert draw(3e-4, "x") == 3e-4
-    assert draw("cosine", "x") == "cosine"
+    assert draw({"low": 3e-4, "high": 3e-4}, 1, 0, "x") == 3e-4
+    assert draw(3e-4, 1, 0, "x") == 3e-4
+    assert draw("cosine", 1, 0, "x") == "cosine"
 
 
 # --- selection ---------------------------------------------------------------------------------------------------------------------

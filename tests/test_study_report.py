@@ -255,14 +255,6 @@ def test_hostile_names_make_harmless_files_and_labels(tmp_path):
     Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [("a|b", r"a\|b"), ("a\n# b", "a # b"), ("max_length _x_", r"max_length \_x\_"), ("<b>", "&lt;b&gt;")],
-)
-def test_markdown_shows_text_as_it_is(text, shown):
-    assert report._marked(text) == shown
-
-
 def test_tasks_are_named_by_what_tells_them_apart(tmp_path):
     groups = [report.Group("a/mrpc.toml", "m", "{}"), report.Group("cola", "m", "{}")]
     assert list(report._labels(groups).values()) == ["mrpc", "cola"]

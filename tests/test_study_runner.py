@@ -11,7 +11,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -23,7 +22,8 @@ from simplicial_reg.study._folder import RecordFile, locked, read_records, read_
 from simplicial_reg.study.protocol import choose, latest, plan, relevant
 from simplicial_reg.study.record import Cell, Record
 from simplicial_reg.study.runner import run
-from tests.study_fake import fake, small_study
+from tests.dask_cluster import dask_cluster
+from tests.study_fake import counting_fake, fake, small_study
 
 joblib = pytest.importorskip("joblib")
 
@@ -359,11 +359,9 @@ def test_a_file_system_without_locks_is_used_and_said(tmp_path, monkeypatch, cap
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
 def test_a_dask_cluster_finds_what_this_process_finds(tmp_path, undisturbed):
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
-    ) as cluster:
-        go(STUDY, tmp_path, executor="dask", scheduler=cluster.scheduler_address)
+    pytest.importorskip("distributed")
+    with dask_cluster() as scheduler:
+        go(STUDY, tmp_path, executor="dask", scheduler=scheduler)
     assert lines(tmp_path) == undisturbed
 
 
@@ -379,26 +377,18 @@ def test_on_a_dask_cluster_at_most_jobs_cells_are_handed_out(tmp_path, undisturb
         return submit(client, function, work, cell, **options)
 
     monkeypatch.setattr(distributed.Client, "submit", counted)
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, silence_logs=50
-    ) as cluster:
-        go(STUDY, tmp_path, executor="dask", scheduler=cluster.scheduler_address, jobs=3)
+    with dask_cluster() as scheduler:
+        go(STUDY, tmp_path, executor="dask", scheduler=scheduler, jobs=3)
     assert lines(tmp_path) == undisturbed
     assert max(handed) == 3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
 def test_a_cell_that_takes_a_dask_worker_with_it_is_recorded_and_stops_no_other(tmp_path):
-    distributed = pytest.importorskip("distributed")
-    dask = pytest.importorskip("dask")
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
-        distributed.LocalCluster(
-            n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-        ) as cluster,
-    ):
-        study = small_study("dies", tasks=("first",), budget=1)
-        records = go(study, tmp_path, executor="dask", scheduler=cluster.scheduler_address, jobs=2)
+    pytest.importorskip("distributed")
+    study = small_study("dies", tasks=("first",), budget=1)
+    with dask_cluster(allowed_failures=0) as scheduler:
+        records = go(study, tmp_path, executor="dask", scheduler=scheduler, jobs=2)
     assert [(record.cell.variant, record.error) for record in records if record.status == "failed"] == [
         ("dies", runner.DIED)
     ]
@@ -407,40 +397,12 @@ def test_a_cell_that_takes_a_dask_worker_with_it_is_recorded_and_stops_no_other(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")
 def test_a_dask_worker_of_several_threads_runs_one_cell_at_a_time(tmp_path, capsys):
-    distributed = pytest.importorskip("distributed")
-    inside, most = 0, 0
-    guard = threading.Lock()
-
-    def alone(cell, **_):
-        nonlocal inside, most
-        with guard:
-            inside += 1
-            most = max(most, inside)
-        time.sleep(0.02)
-        with guard:
-            inside -= 1
-        return fake(cell)
-
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=4, processes=False, dashboard_address=None, silence_logs=50
-    ) as cluster:
-        alone_there = _Shared(alone)
-        go(plan(STUDY), tmp_path, alone_there, executor="dask", scheduler=cluster.scheduler_address, progress=True)
-    assert most == 1
+    pytest.importorskip("distributed")
+    with dask_cluster(threads=4) as scheduler:
+        records = go(plan(STUDY), tmp_path, counting_fake, executor="dask", scheduler=scheduler, progress=True)
+    assert len({record.costs["process"] for record in records}) == 1
+    assert {record.costs["inside"] for record in records} == {1}
     assert "dask worker --nthreads 1" in capsys.readouterr().err
-
-
-class _Shared:
-    """A function that is handed to threads of this process as it is, not copied."""
-
-    functions: dict[int, object] = {}  # noqa: RUF012
-
-    def __init__(self, function):
-        self.name = id(function)
-        self.functions[self.name] = function
-
-    def __call__(self, *arguments, **options):
-        return _Shared.functions[self.name](*arguments, **options)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:distributed")

@@ -255,24 +255,48 @@ def test_the_best_evaluation_is_kept_if_that_is_asked_for(monkeypatch: pytest.Mo
     scores = iter([0.9, 0.2, 0.5, 0.3])
     monkeypatch.setattr(Task, "score", lambda task, labels, outputs: {task.metric: next(scores)})
     record = done(digits("none", keep="best", epochs=3, steps=18))
-    assert record.selection == 0.5
+    assert (record.selection, record.kept) == (0.5, 2)
     assert [entry["selection"] for entry in record.evaluations] == [0.9, 0.2, 0.5, 0.3]
 
 
 def test_the_weights_of_the_best_evaluation_are_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     states: list[Tensor] = []
     scores = iter([0.9, 0.2, 0.5, 0.3])
-    real = training._Run._outputs
+    real = training._Run._found
 
     def watched(run: Any, *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
         states.append(run.model.module.head.weight.detach().clone())
         return real(run, *args, **options)
 
-    monkeypatch.setattr(training._Run, "_outputs", watched)
+    monkeypatch.setattr(training._Run, "_found", watched)
     monkeypatch.setattr(Task, "score", lambda task, labels, outputs: {task.metric: next(scores, 1.0)})
     done(digits("none", phase="final", keep="best", epochs=3, steps=18))
     assert torch.equal(states[-1], states[2])
     assert not torch.equal(states[-1], states[3])
+
+
+def test_in_bfloat16_the_model_runs_in_it_and_losses_and_measures_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs: set[tuple[bool, torch.dtype]] = set()
+    measured: set[torch.dtype] = set()
+    forward, measure = training.Model.outputs, training.measure
+
+    def watched(model: Any, batch: Any) -> Tensor:
+        found = forward(model, batch)
+        outputs.add((model.module.training, found.dtype))
+        return found
+
+    def watched_measure(points: Tensor) -> dict[str, float]:
+        measured.add(points.dtype)
+        return measure(points)
+
+    monkeypatch.setattr(training.Model, "outputs", watched)
+    monkeypatch.setattr(training, "measure", watched_measure)
+    record = done(digits("persistent-entropy", precision="bfloat16"))
+    assert outputs == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert measured == {torch.float32}
+    exact = done(digits("persistent-entropy"))
+    assert record.steps["task_loss"] == pytest.approx(exact.steps["task_loss"], rel=0.05)
+    assert record.steps["task_loss"] != exact.steps["task_loss"]
 
 
 @pytest.mark.parametrize(
@@ -455,7 +479,7 @@ def test_minilm_trains_on_scores_and_variants_of_classes_say_that_they_cannot(tm
     assert set(record.reported) == {"pearson_spearman", "pearson", "spearman"}
     failed = minilm(task, "shrink-the-longest")
     assert failed.error == (
-        "ValueError: variant shrink-the-longest makes a cloud of each class, and task pairs is a regression"
+        "ValueError: variant shrink-the-longest makes a cloud of each class, and task pairs has no classes"
     )
 
 
@@ -468,8 +492,8 @@ def test_padding_does_not_change_what_comes_out(tmp_path: Path) -> None:
     examples = model.encode(task.reported, max_length=32, regression=False)
     model.module.eval()
     with torch.no_grad():
-        together = model.logits(model.batch(examples, range(6), torch.device("cpu")))
-        alone = torch.cat([model.logits(model.batch(examples, [row], torch.device("cpu"))) for row in range(6)])
+        together = model.outputs(model.batch(examples, range(6), torch.device("cpu")))
+        alone = torch.cat([model.outputs(model.batch(examples, [row], torch.device("cpu"))) for row in range(6)])
     assert len(set(examples.lengths()[:6])) > 1
     assert torch.allclose(together, alone, atol=1e-5)
 

@@ -822,16 +822,12 @@ def test_a_copy_of_a_data_parallel_that_was_put_around_the_tapped_model_is_refus
         net(tokens)  # the model itself is not one
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_distributed_data_parallel_gives_the_same_gradients(net: Net, tokens: Tensor, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("one_rank")
+def test_distributed_data_parallel_gives_the_same_gradients(net: Net, tokens: Tensor) -> None:
     wanted = [value.clone() for value in gradients(net, {"tokens": tokens}, MASK, pooling="tokens")]
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        parallel = nn.parallel.DistributedDataParallel(net)
-        mine = gradients(parallel, {"tokens": tokens}, MASK, pooling="tokens")
-        torch.testing.assert_close(mine, wanted)
-    finally:
-        torch.distributed.destroy_process_group()
+    parallel = nn.parallel.DistributedDataParallel(net)
+    mine = gradients(parallel, {"tokens": tokens}, MASK, pooling="tokens")
+    torch.testing.assert_close(mine, wanted)
 
 
 def torch_encoder(norm: bool = False, batch_first: bool = True) -> nn.TransformerEncoder:

@@ -498,6 +498,72 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def test_farthest_points_are_chosen_one_after_the_other_as_gonzalez_says() -> None:
+    points = torch.randn(2, 60, 3, generator=generator(), dtype=torch.float64)
+    mask = torch.rand(2, 60, generator=generator(1)) < 0.7
+    number = mask.long().cumsum(-1) - 1  # of a point among the real ones
+    cloud = subsample(points, 12, mask=mask, labels=number, strategy="farthest", generator=generator(2))
+    for at in range(2):
+        real = points[at][mask[at]]
+        assert cloud.mask is not None
+        assert cloud.mask[at].all()
+        assert cloud.labels is not None
+        rows = cloud.labels[at]
+        assert torch.equal(real[rows], cloud.points[at])
+        # Some order of the chosen is a farthest-first traversal: start anywhere among them and follow it.
+        traversals = []
+        for start in rows.tolist():
+            chosen = [start]
+            while len(chosen) < 12:
+                to_chosen = torch.cdist(real, real[chosen]).amin(1)
+                chosen.append(int(to_chosen.argmax()))
+            traversals.append(sorted(chosen))
+        assert sorted(rows.tolist()) in traversals
+
+
+def test_the_barcode_of_farthest_points_is_within_the_bound_and_that_of_random_ones_need_not_be() -> None:
+    gudhi = pytest.importorskip("gudhi")
+    random = torch.Generator().manual_seed(0)
+    circle = torch.nn.functional.normalize(torch.randn(300, 2, generator=random), dim=1)
+    points = torch.cat([circle, torch.tensor([[6.0, 0.0], [6.5, 0.5], [0.0, 9.0]])])
+    whole = rips_barcode(points, 1)
+    farthest = subsample(points, 40, strategy="farthest", generator=generator()).points
+    drawn = subsample(points, 40, generator=generator()).points
+    radius, radius_drawn = (float(torch.cdist(points, sample).amin(1).max()) for sample in (farthest, drawn))
+    assert radius < 0.3 < radius_drawn
+    for dim in (0, 1):
+        distance = gudhi.bottleneck_distance(whole[dim].numpy(), rips_barcode(farthest, 1)[dim].numpy())
+        assert distance <= 2 * radius
+    missed = gudhi.bottleneck_distance(whole[0].numpy(), rips_barcode(drawn)[0].numpy())
+    assert missed > 1.0  # the outliers, which a random sample does not know of
+
+
+def test_farthest_points_of_copies_and_of_few_real_points_are_all_different_ones() -> None:
+    points = torch.zeros(8, 2)
+    chosen = subsample(points, 5, labels=torch.arange(8), strategy="farthest", generator=generator())
+    assert chosen.labels is not None
+    assert len(set(chosen.labels.tolist())) == 5
+    mask = torch.arange(8) < 3
+    few = subsample(points, 5, mask=mask, labels=torch.arange(8), strategy="farthest", generator=generator())
+    assert few.mask is not None
+    assert few.labels is not None
+    assert few.labels[few.mask].tolist() == [0, 1, 2]
+    assert len(set(few.labels.tolist())) == 5
+
+
+def test_gradients_flow_into_farthest_points_and_nan_in_padding_does_not_matter() -> None:
+    points = torch.randn(10, 2, generator=generator())
+    points[7:] = torch.nan
+    points.requires_grad_()
+    cloud = subsample(points, 4, mask=torch.arange(10) < 7, strategy="farthest", generator=generator())
+    assert cloud.points.isfinite().all()
+    cloud.points.sum().backward()
+    assert points.grad is not None
+    assert points.grad.sum() == 8
+    with pytest.raises(ValueError, match="strategy must be one of"):
+        subsample(points, 4, strategy="nearest")
+
+
 def test_a_subsample_holds_different_real_points_in_their_order() -> None:
     points = torch.arange(20.0).unsqueeze(1).expand(50, 20, 1)
     mask = torch.arange(20) % 3 != 0  # 13 of 20

@@ -1,4 +1,7 @@
-"""H0 on any torch device: Borůvka's algorithm in torch operations only.
+"""H0 on any torch device, without host synchronisation: Triton kernels on an NVIDIA GPU, torch operations elsewhere.
+
+This is the portable form, Borůvka's algorithm in torch operations only. On an NVIDIA GPU float32 distances of fewer than 65,536 points
+go to the kernels of `simplicial_reg.engines._triton` instead, if Triton is installed; the edges are the same, to the last tie.
 
 Every round, every component picks its shortest outgoing edge and hooks onto the component at its other end; ceil(log2 n) rounds leave
 one component. The number of rounds and all shapes are fixed, nothing is read back, so the host never waits for the device, and the
@@ -13,29 +16,33 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from simplicial_reg import _ops
 from simplicial_reg.engines.critical import CriticalEdges
 from simplicial_reg.engines.spanning_tree import from_tree
 
-__all__ = ["find"]
+__all__ = ["farther_end", "find", "trees"]
 
 NO_EDGE = torch.iinfo(torch.int64).max
 
 
 def find(distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float) -> list[CriticalEdges]:
     """See `ENGINES`."""
+    if distances.is_cuda:
+        birth, death = _ops.spanning_tree(distances, mask)
+        return [from_tree(birth, death, mask)]
     *leading, n, _ = distances.shape
     distances = distances.reshape(-1, n, n)
     real = None if mask is None else mask.reshape(-1, n)
-    birth, death = (edges.reshape(*leading, n - 1, 2) for edges in _trees(distances, real))
+    birth, death = (edges.reshape(*leading, n - 1, 2) for edges in trees(distances, real))
     return [from_tree(birth, death, mask)]
 
 
-def _trees(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def trees(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Birth and death edges (B, n - 1, 2), sorted by (length, larger, smaller vertex)."""
     clouds, n, _ = distances.shape
     if n == 1:
         none = torch.zeros((clouds, 0, 2), dtype=torch.int64, device=distances.device)
-        return none, none
+        return none, none.clone()  # an operator must not return a tensor twice
     keys, table = _edge_keys(distances)
     pair = torch.eye(n, dtype=torch.bool, device=distances.device)
     if mask is not None:
@@ -44,7 +51,7 @@ def _trees(distances: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     chosen = _tree_keys(keys, table).sort(-1).values[:, :-1]
     root = torch.zeros_like(chosen[:, :1]) if mask is None else mask.to(torch.int8).argmax(-1, keepdim=True)
     u, v = _ends(chosen, table, n)
-    child = _farther(u, v, chosen != NO_EDGE, root, n)
+    child = farther_end(u, v, chosen != NO_EDGE, root, n)
     return torch.stack([child, child], -1), torch.stack([u, v], -1)
 
 
@@ -70,8 +77,9 @@ def _edge_keys(distances: Tensor) -> tuple[Tensor, Tensor | None]:
 
 def _ends(key: Tensor, table: Tensor | None, n: int) -> tuple[Tensor, Tensor]:
     """The larger and the smaller vertex of the edges (B, k) with these keys; (0, 0) for NO_EDGE."""
-    key = torch.where(key == NO_EDGE, 0, key)
-    edge = key & 0xFFFFFFFF if table is None else table.gather(-1, key)
+    none = key == NO_EDGE
+    key = torch.where(none, 0, key)
+    edge = torch.where(none, 0, key & 0xFFFFFFFF if table is None else table.gather(-1, key))
     return edge // n, edge % n
 
 
@@ -99,7 +107,7 @@ def _tree_keys(keys: Tensor, table: Tensor | None) -> Tensor:
     return chosen
 
 
-def _farther(u: Tensor, v: Tensor, real: Tensor, root: Tensor, n: int) -> Tensor:
+def farther_end(u: Tensor, v: Tensor, real: Tensor, root: Tensor, n: int) -> Tensor:
     """Which end of each tree edge (u, v), (B, k), is farther from ``root`` (B, 1), counted along the tree.
 
     Walk around the tree from the root: an edge leads away from the root the first time it is walked. The walk is a linked list of the

@@ -35,7 +35,7 @@ from simplicial_reg.isotropy.spectrum import (
     ratio_of,
 )
 
-__all__ = ["Moments"]
+__all__ = ["Moments", "eigenvalues"]
 
 BLOCK = 16384  # rows that are turned into float64 at a time
 BUFFERS = ("count", "mean", "mean_norm", "scatter")
@@ -200,7 +200,7 @@ class Moments(nn.Module):
         """
         own, about_origin = self.covariance, self.second_moment
         ratio = ratio_of(own.trace(), own.square().sum(), self.width)
-        variances, squares = _eigenvalues(own), _eigenvalues(about_origin)
+        variances, squares = eigenvalues(own), eigenvalues(about_origin)
         drift = torch.where(self.mean_norm == 0, 0, self.mean.norm() / self.mean_norm)
         measures = {
             "participation_ratio": ratio,
@@ -277,7 +277,7 @@ def _moments(points: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tenso
     return count, mean, mean_norm, deviations.mT @ deviations
 
 
-def _eigenvalues(matrix: Tensor) -> Tensor:
+def eigenvalues(matrix: Tensor) -> Tensor:
     """Eigenvalues in descending order, exactly zero where rounding cannot tell them from zero."""
     values = torch.linalg.eigvalsh(matrix).flip(-1)
     floor = values[:1] * (len(matrix) * torch.finfo(values.dtype).eps)

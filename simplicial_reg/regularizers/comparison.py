@@ -308,9 +308,13 @@ class RTDLoss(_ComparisonLoss):
 def _quantile(distances: Tensor, length_of: LengthOf, mask: Tensor | None, quantile: float) -> Tensor:
     """A quantile ``(..., 1)`` of the distances of each cloud, diagonal and both triangles, with gradient.
 
-    Interpolated linearly, as by NumPy. If it is zero, the largest distance; if that is zero, 1.
+    Interpolated linearly, as by NumPy. If it is zero, the largest distance; if that is zero, 1. Of equal distances the first entries
+    count as less.
     """
     n = distances.shape[-1]
+    if quantile == 1:
+        value = length_of(_largest(distances, mask))
+        return torch.where(value == 0, 1, value)
     if mask is None:
         count = torch.full((*distances.shape[:-2], 1), n * n, device=distances.device)
     else:
@@ -329,3 +333,12 @@ def _quantile(distances: Tensor, length_of: LengthOf, mask: Tensor | None, quant
     low_length, high_length = length_of(torch.stack([entry // n, entry % n], -1)).chunk(2, -1)
     value = low_length + weight * (high_length - low_length)
     return torch.where(value == 0, 1, value)
+
+
+def _largest(distances: Tensor, mask: Tensor | None) -> Tensor:
+    """The edge ``(..., 1, 2)`` of the last of the largest entries of each cloud, without sorting them."""
+    n = distances.shape[-1]
+    if mask is not None:
+        distances = torch.where(mask.unsqueeze(-1) & mask.unsqueeze(-2), distances, -1)
+    entry = n * n - 1 - distances.flatten(-2).flip(-1).argmax(-1, keepdim=True)  # argmax is the first
+    return torch.stack([entry // n, entry % n], -1)

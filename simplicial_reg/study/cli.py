@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from simplicial_reg._input_errors import input_errors
 from simplicial_reg.study.protocol import BASELINE, Study
 
 # Whatever needs torch's friends is imported where it is used: `simplicial-reg barcode` imports this module too.
@@ -49,6 +49,7 @@ RECIPE = {
     "budget": int,
     "seeds": int,
     "training": dict,
+    "trainings": dict,
     "space": dict,
     "spaces": dict,
 }
@@ -62,22 +63,8 @@ TRAINING: dict[str, dict[str, Any]] = {
     "limit": {"type": click.IntRange(min=1), "metavar": "N", "help": "Use N examples of train."},
     "frozen_layers": {"type": click.IntRange(min=0), "metavar": "N", "help": "Do not train the first N layers."},
     "freeze_embeddings": {"type": bool, "metavar": "BOOL", "help": "Do not train the embeddings."},
+    "precision": {"type": click.Choice(["float32", "bfloat16"]), "help": "In which the model is trained."},
 }
-
-
-class InputError(click.ClickException):
-    """What the user gave cannot be used; the message says why and what to do."""
-
-    exit_code = 2
-
-
-@contextmanager
-def _input_errors() -> Iterator[None]:
-    """Around what reads or uses the user's input: its errors become one line. Other exceptions are bugs and stay as they are."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        raise InputError(str(error)) from error
 
 
 def _training_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,13 +115,28 @@ def study(context: click.Context, /, **options: Any) -> None:
 
 
 @study.command()
-@click.argument("folder", metavar="RUN_DIR", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
-    """Make the report of RUN_DIR anew, of its records alone."""
-    with _input_errors():
-        from simplicial_reg.study import runner
+@click.argument("folders", metavar="RUN_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), metavar="DIR", help="Folder of their common report."
+)
+def report(folders: tuple[Path, ...], out: Path | None) -> None:
+    """Make the report of RUN_DIR anew, of its records alone.
 
-        _finish(folder, _records(folder, runner.read_records))
+    Several folders, for example of tasks that were run on different machines, make one report, in --out. The number of configurations,
+    ranges and trainings must be the same where two folders have the same variants or tasks.
+    """
+    with input_errors():
+        from simplicial_reg.study import runner
+        from simplicial_reg.study._merge import merge
+
+        records = {folder: _records(folder, runner.read_records) for folder in folders}
+        if out is not None:
+            _check_extras()
+            _finish(out, merge(list(records), out))
+        elif len(records) == 1:
+            _finish(folders[0], records[folders[0]])
+        else:
+            raise ValueError("--out must name a folder for the report of several; there is none")
 
 
 @study.command()
@@ -142,7 +144,7 @@ def report(folder: Path) -> None:
 @click.argument("second", metavar="RUN_B", type=click.Path(path_type=Path))
 def compare(first: Path, second: Path) -> None:
     """Print what differs between two studies."""
-    with _input_errors():
+    with input_errors():
         from simplicial_reg.study import report as reports
         from simplicial_reg.study import runner
 
@@ -172,7 +174,7 @@ def _run(
     retry_failed: bool,
     **options: Any,
 ) -> None:
-    with _input_errors():
+    with input_errors():
         from simplicial_reg.study import runner
 
         _check_extras()
@@ -247,13 +249,29 @@ def _settings(recipe: Path | None, quick: bool, options: Mapping[str, Any]) -> d
     training = {name: given.pop(name) for name in TRAINING if name in given}
     if "variants" in given:
         given["variants"] = [name.strip() for name in given["variants"].split(",") if name.strip()]
-    settings = {**settings, **given, "training": _trained(settings["training"], training)}
+    recipe_training = settings["training"]
+    settings = {**settings, **given, "training": _trained(recipe_training, training)}
     settings["models"] = list(settings["models"]) or _default_models(settings["tasks"])
     settings["variants"] = list(dict.fromkeys([BASELINE, *settings["variants"]]))
     _check_variants([*settings["variants"], *settings.get("spaces", {})])
     # With the defaults written out: they determine a run as well.
-    settings["training"] = asdict(budget_for(settings["models"][0], settings["training"]))
+    model = settings["models"][0]
+    settings["training"] = asdict(budget_for(model, settings["training"]))
+    for name, values in settings.get("trainings", {}).items():
+        if not isinstance(values, dict):
+            raise ValueError(f"trainings must be of tables, one for each task; got {name} = {values!r}")
+    own = settings.get("trainings", {})
+    trainings = {
+        name: budget_for(model, _trained(_trained(recipe_training, own.get(name, {})), training), name)
+        for name in settings["tasks"]
+    }
+    differing = {name: _differing(asdict(values), settings["training"]) for name, values in trainings.items()}
+    settings["trainings"] = {name: values for name, values in differing.items() if values}
     return settings
+
+
+def _differing(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value != others[name]}
 
 
 def _check_variants(names: Sequence[str]) -> None:
@@ -315,9 +333,8 @@ def _tasks(settings: Mapping[str, Any], data_dir: Path | None) -> dict[str, Task
     from simplicial_reg.study.models import build_model
     from simplicial_reg.study.tasks import load_task
 
-    tasks = {
-        name: load_task(name, data_dir=data_dir, limit=settings["training"].get("limit")) for name in settings["tasks"]
-    }
+    trainings = {name: {**settings["training"], **settings["trainings"].get(name, {})} for name in settings["tasks"]}
+    tasks = {name: load_task(name, data_dir=data_dir, limit=trainings[name]["limit"]) for name in settings["tasks"]}
     for model in settings["models"]:
         for task in tasks.values():
             build_model(model, task)
@@ -341,11 +358,12 @@ def _study(settings: Mapping[str, Any], tasks: Mapping[str, Task]) -> Study:
         space={"learning_rate": _middle(rates) if fixed else rates, **settings.get("space", {})},
         spaces={name: space for name, space in {**spaces, **own}.items() if space},
         training=settings["training"],
+        trainings=settings["trainings"],
         left_out=tuple(
             (task, name)
             for task in settings["tasks"]
             for name in settings["variants"]
-            if tasks[task].is_regression and VARIANTS[name].needs_classes
+            if not tasks[task].has_classes and VARIANTS[name].needs_classes
         ),
         data={name: task.fingerprint for name, task in tasks.items()},
     )

@@ -10,16 +10,16 @@ records is drawn as it is, never read as a formula. Matplotlib is an extra ("stu
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
+from simplicial_reg._page import LOOKS, Look, Picture
+from simplicial_reg._page import figure as _figure
+from simplicial_reg._page import short_name as _short
 from simplicial_reg.barcode import Barcode
 from simplicial_reg.plots import GREY, plot_barcode, plot_diagram
 from simplicial_reg.study.record import Record
@@ -37,45 +37,11 @@ __all__ = [
 ]
 
 
-class Picture(NamedTuple):
-    """A figure of the report.
-
-    Attributes:
-        name: of its file, without suffix.
-        title: of what it is one among its kind: a task, and a variant or measure.
-        alt: what it shows, for those who cannot see it.
-        svg: the file's content.
-    """
-
-    name: str
-    title: str
-    alt: str
-    svg: bytes
-
-
-class Look(NamedTuple):
-    """How a variant is drawn."""
-
-    colour: str
-    marker: str
-    line: Any
-
-
 Runs = dict[str, list[Record]]  # variant -> its final runs in one group
 
 BASELINE_LOOK = Look("#000000", "o", "-")
-LOOKS = (
-    Look("#0072B2", "s", (0, (5, 1.5))),
-    Look("#D55E00", "^", (0, (3, 1, 1, 1))),
-    Look("#009E73", "D", (0, (1, 1))),
-    Look("#CC79A7", "v", (0, (8, 2))),
-    Look("#E69F00", "P", (0, (4, 1, 1, 1, 1, 1))),
-    Look("#56B4E9", "X", (0, (2, 1))),
-)
-WIDTH = 4.4  # inches: text of 9 points is still 10 pixels high on a phone of 390
 BLOCKS = 40  # a curve of many steps is drawn as the means of so many blocks
 LEAST_SHARE = 1e-9  # of variance: what is smaller is a rounding error of zero, and would stretch the axis over it
-LONGEST_NAME = 34  # characters
 POINTS = 100  # a point is 0.01 of a metric
 
 # Which measures are drawn, in this order, if the records have them; at most SHOWN_MEASURES of them.
@@ -88,19 +54,6 @@ MEASURES = (
     "top_variance_share",
 )
 SHOWN_MEASURES = 2
-
-SETTINGS = {
-    "svg.hashsalt": "simplicial_reg",  # the ids in the file; otherwise random
-    "svg.fonttype": "path",
-    "text.parse_math": False,
-    "font.family": "DejaVu Sans",  # comes with Matplotlib
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "axes.formatter.use_mathtext": False,
-    "legend.frameon": False,
-}
 
 
 def draw_differences(rows: Sequence[Row], overall: Sequence[Overall], name: str, where: str) -> Picture:
@@ -354,9 +307,8 @@ def isotropy_after(record: Record, measure: str) -> float:
 
 
 def kept_evaluation(record: Record) -> dict[str, Any]:
-    """The evaluation of the weights that are reported on: the last one whose metric is the record's; empty if there is none."""
-    same = [entry for entry in record.evaluations if entry.get("selection") == record.selection]
-    return (same or record.evaluations or [{}])[-1]
+    """The evaluation of the weights that are reported on; of a run that broke off the last one, empty if there is none."""
+    return (record.evaluations or [{}])[-1 if record.kept is None else record.kept]
 
 
 def mean_cost(records: Sequence[Record], cost: str) -> float:
@@ -370,33 +322,6 @@ def words(measure: str) -> str:
     """A measure's name as words."""
     names = {"isoscore": "IsoScore", "isoscore_star": "IsoScore*"}
     return names.get(measure, measure.replace("_", " "))
-
-
-def check_matplotlib() -> None:
-    """Raise an ``ImportError`` that names the extra if Matplotlib is missing."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise ImportError('the report of a study needs matplotlib: pip install "simplicial_reg[study]"') from error
-
-
-@contextmanager
-def _figure(height: float) -> Iterator[tuple[Any, Callable[[], bytes]]]:
-    """A figure with the settings of all of them, and what makes its file, which may be called when the block is left."""
-    check_matplotlib()
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    content = io.BytesIO()
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="Glyph .* missing from font"
-        )  # a name in a script that the font has not
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure, content.getvalue
-        figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def _legend(
@@ -509,10 +434,3 @@ def _barcodes(cloud: dict[str, Any]) -> tuple[Barcode, ...]:
 
 def _counts(barcodes: Sequence[Barcode]) -> str:
     return f"{', '.join(f'H{bars.dim}: {len(bars)}' for bars in barcodes)} bars"
-
-
-def _short(name: str) -> str:
-    """A name that fits beside an axis or into a legend, where a leading underscore would hide it."""
-    name = " ".join(name.split())
-    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
-    return f" {name}" if name.startswith("_") else name

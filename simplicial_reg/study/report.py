@@ -16,23 +16,33 @@ Scores, differences and intervals are shown in points, 0.01 of the metric; in th
 
 from __future__ import annotations
 
-import base64
-import csv
-import html
-import io
 import json
 import math
-import re
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simplicial_reg._files import whole_file
+from simplicial_reg._page import (
+    TERMINAL,
+    Block,
+    Heading,
+    Look,
+    Names,
+    Picture,
+    Pictures,
+    Table,
+    Text,
+    check_matplotlib,
+    csv_text,
+    markdown,
+    page,
+    terminal_table,
+    write,
+)
+from simplicial_reg._page import has_rich as _has_rich
 from simplicial_reg.study import figures
 from simplicial_reg.study._folder import RECORDS, read_records
-from simplicial_reg.study.figures import Picture
 from simplicial_reg.study.protocol import BASELINE, latest
 from simplicial_reg.study.record import Record
 from simplicial_reg.study.statistics import (
@@ -56,44 +66,9 @@ from simplicial_reg.study.statistics import (
 
 __all__ = ["compare", "final_table", "write_report"]
 
-TERMINAL = 100  # characters
 COLUMNS = ("difference [95 %]", "p corr.", "verdict")  # of the table for the terminal, after those of the means
 POINTS = 100  # a point is 0.01 of a metric
 MOST_SEEDS = 1000  # a larger number of seeds needed is only called that
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A heading of the report; level 1 is the title."""
-
-    level: int
-    text: str
-
-
-@dataclass(frozen=True)
-class Text:
-    """A paragraph."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first column names the row."""
-
-    name: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """Figures that stand together."""
-
-    pictures: tuple[Picture, ...]
-
-
-Block = Heading | Text | Table | Pictures
 
 
 def write_report(folder: str | Path, *, test: TestChoice = "permutation") -> Path:
@@ -112,7 +87,7 @@ def write_report(folder: str | Path, *, test: TestChoice = "permutation") -> Pat
         ImportError: if SciPy or Matplotlib is missing (extra "study").
     """
     folder = Path(folder)
-    figures.check_matplotlib()
+    check_matplotlib()
     records = _read(folder)
     summary = summarize(records, test=test)
     records = _sorted(latest(records))
@@ -120,12 +95,12 @@ def write_report(folder: str | Path, *, test: TestChoice = "permutation") -> Pat
     (folder / "figures").mkdir(exist_ok=True)
     for block in blocks:
         for picture in block.pictures if isinstance(block, Pictures) else ():
-            _write(folder / "figures" / f"{picture.name}.svg", picture.svg)
-    _write(folder / "results.csv", _results_csv(summary))
-    _write(folder / "overall.csv", _overall_csv(summary))
-    _write(folder / "cells.csv", _cells_csv(records))
-    _write(folder / "report.md", _markdown(blocks))
-    _write(folder / "report.html", _html(blocks))
+            write(folder / "figures" / f"{picture.name}.svg", picture.svg)
+    write(folder / "results.csv", _results_csv(summary))
+    write(folder / "overall.csv", _overall_csv(summary))
+    write(folder / "cells.csv", _cells_csv(records))
+    write(folder / "report.md", markdown(blocks))
+    write(folder / "report.html", _html(blocks))
     return folder / "report.html"
 
 
@@ -157,8 +132,8 @@ def final_table(records: Iterable[Record], *, test: TestChoice = "permutation") 
             for entry in summary.overall
         ]
         parts.append((f"mean over {len(summary.groups)} tasks, in points", ("", "pairs", "tasks", *COLUMNS), body))
-    draw = _rich_table if _has_rich() else _plain_table
-    lines = [draw(title, columns, body) for title, columns, body in parts if body]
+    rich = _has_rich()
+    lines = [terminal_table(title, columns, body, left=(0, 5), rich=rich) for title, columns, body in parts if body]
     return "\n".join([*lines, _wrapped(_smallest_p(summary))]).rstrip("\n")
 
 
@@ -206,7 +181,7 @@ def compare(folder_a: str | Path, folder_b: str | Path) -> str:
         only = [_key(key) for key in own if key not in other]
         if only:
             blocks.append(Text(f"Only in {name}: {'; '.join(only)}."))
-    return _markdown(blocks)
+    return markdown(blocks)
 
 
 def _compared(name: str, a: Row, b: Row) -> tuple[str, ...]:
@@ -361,7 +336,7 @@ def _smallest_p(summary: Summary) -> str:
 def _drawn(summary: Summary, records: list[Record], labels: dict[Group, str]) -> list[Block]:
     variants = _by_baseline({row.variant for row in summary.rows})
     look = figures.look_of(variants)
-    name = _Names()
+    name = Names()
     kinds: dict[str, list[Picture]] = {}
     if len(summary.groups) > 1 and any(entry.comparison.pairs for entry in summary.overall):
         kinds["Differences from the baseline"] = [
@@ -404,7 +379,7 @@ FIGURES = {
 
 
 def _drawn_of(
-    rows: list[Row], runs: figures.Runs, look: Callable[[str], figures.Look], where: str, name: _Names
+    rows: list[Row], runs: figures.Runs, look: Callable[[str], Look], where: str, name: Names
 ) -> Iterable[tuple[str, list[Picture]]]:
     kinds = list(FIGURES)
     if any(row.comparison.pairs for row in rows):
@@ -553,28 +528,7 @@ def _labels(groups: Sequence[Group]) -> dict[Group, str]:
     return labels
 
 
-class _Names:
-    """Names of files: plain letters, and no two the same."""
-
-    def __init__(self) -> None:
-        self.given: set[str] = set()
-
-    def __call__(self, *parts: str) -> str:
-        plain = "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:40] or "x" for part in parts)
-        name, number = plain, 1
-        while name in self.given:
-            number += 1
-            name = f"{plain}-{number}"
-        self.given.add(name)
-        return name
-
-
 # Files
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    with whole_file(path) as draft:
-        draft.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 COMPARED = ("pairs", "difference", "low", "high", "p", "p_corrected", "effect", "seeds_needed", "verdict")
@@ -587,7 +541,7 @@ def _results_csv(summary: Summary) -> str:
         named = (*row.group, row.variant, row.metric, json.dumps(row.settings, sort_keys=True))
         own = (len(row.scores), row.failed, row.mean, row.deviation)
         rows.append((*named, *own, *(getattr(row.comparison, name) for name in COMPARED), row.note))
-    return _csv((*columns, *COMPARED, "note"), rows)
+    return csv_text((*columns, *COMPARED, "note"), rows)
 
 
 def _overall_csv(summary: Summary) -> str:
@@ -595,7 +549,7 @@ def _overall_csv(summary: Summary) -> str:
     rows = [
         (entry.variant, entry.groups, *(getattr(entry.comparison, name) for name in names)) for entry in summary.overall
     ]
-    return _csv(("variant", "tasks", *names), rows)
+    return csv_text(("variant", "tasks", *names), rows)
 
 
 def _cells_csv(records: list[Record]) -> str:
@@ -640,117 +594,11 @@ def _cells_csv(records: list[Record]) -> str:
         for kind, names in (("reported", reported), ("isotropy", isotropy), ("costs", costs))
         for name in names
     )
-    return _csv((*columns, *named), rows)
-
-
-def _csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    content = io.StringIO()
-    writer = csv.writer(content, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([["" if value is None or value != value else value for value in row] for row in rows])
-    return content.getvalue()
-
-
-def _markdown(blocks: Iterable[Block]) -> str:
-    return "\n\n".join(_markdown_block(block) for block in blocks) + "\n"
-
-
-def _markdown_block(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"{'#' * block.level} {_marked(block.text)}"
-    if isinstance(block, Text):
-        return _marked(block.text)
-    if isinstance(block, Pictures):
-        return "\n\n".join(
-            f"{_marked(picture.title)}\n\n![{_marked(picture.alt)}](figures/{picture.name}.svg)"
-            for picture in block.pictures
-        )
-    rows = [map(_marked, block.columns), ["---"] * len(block.columns), *(map(_marked, row) for row in block.rows)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _marked(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    text = html.escape(" ".join(text.split()), quote=False)
-    text = re.sub(r"([\\`*\[\]|$~])", r"\\\1", text)
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)  # inside a word an underscore is one
+    return csv_text((*columns, *named), rows)
 
 
 def _html(blocks: Sequence[Block]) -> str:
-    title = next((block.text for block in blocks if isinstance(block, Heading)), "")
-    return (
-        HEAD.replace("TITLE", html.escape(title))
-        + "\n".join(map(_html_block, blocks))
-        + "\n</main>\n</body>\n</html>\n"
-    )
-
-
-def _html_block(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level}>{html.escape(block.text)}</h{block.level}>"
-    if isinstance(block, Text):
-        return f"<p>{html.escape(block.text)}</p>"
-    if isinstance(block, Pictures):
-        return '<div class="figures">\n' + "\n".join(map(_html_picture, block.pictures)) + "\n</div>"
-    head = "".join(f'<th scope="col">{html.escape(column)}</th>' for column in block.columns)
-    head = f"<thead><tr>{head}</tr></thead>\n" if any(block.columns) else ""
-    rows = "\n".join(
-        f'<tr><th scope="row">{html.escape(row[0])}</th>' + "".join(map(_html_cell, row[1:])) + "</tr>"
-        for row in block.rows
-    )
-    # The focus lets a keyboard scroll a table that is wider than the screen.
-    kind = "table" if any(block.columns) else "table facts"
-    region = f'<div class="{kind}" role="region" aria-label="{html.escape(block.name)}" tabindex="0">'
-    return f"{region}<table>\n{head}<tbody>\n{rows}\n</tbody></table></div>"
-
-
-def _html_cell(text: str) -> str:
-    kind = {BETTER: ' class="better"', WORSE: ' class="worse"'}.get(text, ' class="long"' if len(text) > 40 else "")
-    sign = {BETTER: "▲ ", WORSE: "▼ "}.get(text, "")  # said by more than a colour
-    return f"<td{kind}>{sign}{html.escape(text)}</td>"
-
-
-def _html_picture(picture: Picture) -> str:
-    # An image, not SVG in the page: the ids of one figure would otherwise be those of the next.
-    content = base64.b64encode(picture.svg).decode()
-    image = f'<img alt="{html.escape(picture.alt)}" src="data:image/svg+xml;base64,{content}">'
-    return f"<figure>{image}<figcaption>{html.escape(picture.title)}</figcaption></figure>"
-
-
-HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>TITLE</title>
-<style>
-:root { color-scheme: light; }
-body { margin: 0; color: #1a1a1a; background: #fff; font: 16px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 1.2rem 16px 4rem; overflow-wrap: break-word; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .6rem 0; }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .4rem; border-bottom: 1px solid #d0d0d0; padding-bottom: .2rem; }
-h3 { font-size: 1.02rem; margin: 1.4rem 0 .3rem; }
-p { max-width: 46rem; margin: .5rem 0; }
-.table { overflow-x: auto; margin: .5rem 0 1rem; max-width: 100%; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .9rem .3rem 0; border-bottom: 1px solid #e5e5e5; vertical-align: top; white-space: nowrap; }
-td.long { white-space: normal; min-width: 16rem; max-width: 40rem; overflow-wrap: anywhere; }
-.facts td { white-space: normal; min-width: 0; overflow-wrap: anywhere; }
-thead th { border-bottom: 1px solid #767676; font-weight: 600; }
-tbody th { font-weight: 600; position: sticky; left: 0; background: #fff; }
-tbody th { white-space: normal; min-width: 7rem; max-width: 12rem; overflow-wrap: anywhere; }
-.better { color: #005a8c; font-weight: 600; }
-.worse { color: #a34700; font-weight: 600; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 1.6rem 2rem; align-items: start; }
-figure { margin: 0; max-width: 30rem; }
-img { display: block; width: 100%; max-width: 100%; height: auto; }
-figcaption { font-size: .88rem; color: #444; margin-top: .2rem; text-align: center; }
-</style>
-</head>
-<body>
-<main>
-"""
+    return page(blocks, marks={BETTER: ("better", "▲ "), WORSE: ("worse", "▼ ")})
 
 
 # Terminal
@@ -759,46 +607,6 @@ figcaption { font-size: .88rem; color: #444; margin-top: .2rem; text-align: cent
 def _terminal_row(variant: str, seeds: str, mean: str, found: Comparison) -> tuple[str, ...]:
     verdict = "no evidence" if found.verdict == NO_EVIDENCE else found.verdict
     return variant, seeds, mean, _difference(found), _short(found.p_corrected), verdict
-
-
-def _has_rich() -> bool:
-    try:
-        import rich.table  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as Grid
-    from rich.text import Text as Words
-
-    grid = Grid(title=Words(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for at, column in enumerate(columns):
-        grid.add_column(Words(column), no_wrap=at > 0, overflow="fold", justify="right" if 0 < at < 5 else "left")
-    for row in rows:
-        grid.add_row(*map(Words, row))  # as text: square brackets are markup in rich
-    content = io.StringIO()
-    Console(file=content, width=TERMINAL, color_system=None, force_terminal=False, legacy_windows=False).print(grid)
-    return "\n".join(line.rstrip() for line in content.getvalue().splitlines()).strip("\n") + "\n"
-
-
-def _plain_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    rows = [tuple(_cut(cell) for cell in row) for row in (columns, *rows)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(columns))]
-    widths[0] = min(widths[0], TERMINAL - sum(widths[1:]) - 2 * (len(widths) - 1))
-    lines = []
-    for row in rows:
-        cells = [row[0][: widths[0]].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:5], widths[1:5], strict=True)]
-        lines.append("  ".join([*cells, row[5]]).rstrip())
-    return "\n".join([title[:TERMINAL], lines[0], "-" * max(map(len, lines)), *lines[1:]]) + "\n"
-
-
-def _cut(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _wrapped(text: str) -> str:

@@ -35,6 +35,7 @@ from typing import Any, Protocol
 import torch
 
 from simplicial_reg._checks import check_choice
+from simplicial_reg._dask import dask_client
 from simplicial_reg._files import whole_file
 from simplicial_reg.study._board import NoBoard, make_board
 from simplicial_reg.study._folder import RecordFile, locked, read_records, read_study, settle
@@ -309,19 +310,7 @@ def _by_itself(work: _Work, cell: Cell) -> Record:
 
 @contextmanager
 def _dask(work: _Work, jobs: int, scheduler: str | None, board: NoBoard) -> Iterator[Any]:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ImportError('executor="dask" needs dask: pip install "simplicial_reg[study,dask]"') from error
-    if scheduler is None:
-        raise ValueError('scheduler must be the address of a dask scheduler, such as "tcp://host:8786"; got None')
-    try:
-        client = Client(scheduler, timeout="10s", set_as_default=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"scheduler: no dask scheduler answers at {scheduler!r}; start one with: dask scheduler"
-        ) from error
-    with client, _watching(Path(work.running), board) as watch:
+    with dask_client(scheduler, "study,dask") as client, _watching(Path(work.running), board) as watch:
         if any(threads > 1 for threads in client.nthreads().values()):
             board.note("a process runs one cell at a time; start workers with: dask worker --nthreads 1")
         yield lambda cells: _on_dask(work, client, None if jobs == 1 else jobs, watch(cells))

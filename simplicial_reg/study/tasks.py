@@ -6,7 +6,8 @@ on. An eighth of train, but at most 1,000 examples, is held out: of each class i
 else, so that it is the same in every run, for every seed and for every `limit`.
 
 Metrics are those of GLUE (Wang et al. 2019): Matthews correlation for CoLA; accuracy and F1 for MRPC and QQP; Pearson and Spearman
-correlation for STS-B; accuracy for the others. Where there are two, the main metric is their mean, as for GLUE's score. All are
+correlation for STS-B; accuracy for the others. For embeddings compared by their cosine it is Spearman's, and for answers F1 of their
+words. Where there are two, the main metric is their mean, as for GLUE's score. All are
 computed by scikit-learn and SciPy. Two corners: F1 without any positive is 0; a correlation with predictions, or labels, that are all
 equal, which is undefined, is 0 as Matthews' is, because such predictions know nothing.
 
@@ -15,12 +16,15 @@ Where the examples come from:
 - ``docstrings`` and ``digits`` are made of what is installed.
 - GLUE: from ``data_dir/TASK`` or ``data_dir/glue/TASK``, with ``train.tsv`` and ``validation.tsv``: UTF-8, a line of column names,
   tabs, no quoting. Without a ``data_dir`` (nor the environment variable SIMPLICIAL_REG_DATA) from the Hugging Face hub, by `datasets`.
-- A TOML file describes any other classification, pair or regression task; see `read_description`.
+- ``stsb-embedding`` and ``stsb-contrastive`` are STS-B for a model that embeds each sentence by itself; the second is trained on the
+  pairs with a score of at least 4 alone.
+- SQuAD 1.1: from ``data_dir/squad``, with ``train.json`` and ``validation.json`` as it was published, or from the hub. What is held out
+  are whole contexts with all their questions.
+- A TOML file describes any other such task; see `read_description`.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import importlib
 import json
@@ -36,35 +40,19 @@ import torch
 from torch import Tensor
 
 from simplicial_reg._checks import check_choice
+from simplicial_reg.study._sources import EMBEDDED, VARIABLE, Source, Split, imported, read_files, read_hub
 from simplicial_reg.study.docstrings import LIBRARIES, NAMES, read_sentences
+from simplicial_reg.study.spans import ANSWER_METRICS, score_answers, whole_texts
 from simplicial_reg.study.variants import nearest as nearest_names
 
-__all__ = ["METRICS", "TASKS", "Split", "Task", "load_task", "nearest", "read_description"]
+__all__ = ["METRICS", "TASKS", "Split", "Task", "kind_of", "load_task", "nearest", "read_description"]
 
-VARIABLE = "SIMPLICIAL_REG_DATA"
 HELD_OUT = 1 / 8
 MOST_HELD_OUT = 1000
-KINDS = {"text": 1, "pair": 2}  # columns of text
+KINDS = {"text": 1, "pair": 2, "similarity": 2, "span": 2}  # columns of text
+LOSSES = ("cosent", "contrastive")  # of similarity; see `simplicial_reg.study.losses`
 # Of each library: enough for a study of some minutes on two cores.
 DOCSTRINGS = {"train": 200, "held_out": 48, "reported": 96}
-
-
-@dataclass(frozen=True)
-class Split:
-    """Examples: inputs, a tuple of one or two texts each or an image tensor ``(n, channels, height, width)``, and labels."""
-
-    inputs: Sequence[tuple[str, ...]] | Tensor
-    labels: list[float]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def select(self, rows: Sequence[int]) -> Split:
-        """Some of the examples."""
-        labels = [self.labels[row] for row in rows]
-        if isinstance(self.inputs, Tensor):
-            return Split(self.inputs[torch.tensor(list(rows), dtype=torch.int64)], labels)
-        return Split([self.inputs[row] for row in rows], labels)
 
 
 @dataclass(frozen=True)
@@ -73,14 +61,15 @@ class Task:
 
     Attributes:
         name: as in ``TASKS``, or as the TOML file says.
-        kind: ``"text"``, ``"pair"`` or ``"image"``.
+        kind: ``"text"``, ``"pair"``, ``"image"``, ``"similarity"`` or ``"span"``.
         metrics: all that are reported, names in ``METRICS``, the main one first; bigger is better.
-        classes: what the classes are called, in their order; empty for regression.
+        classes: what the classes are called, in their order; empty for regression, similarity and spans.
         train: what is trained on.
         held_out: what settings are selected on.
         reported: what results are reported on.
         others: further reported parts by name, such as the mismatched one of MNLI.
         summary: what is asked, for people.
+        loss: of similarity, ``"cosent"`` or ``"contrastive"``; empty for the other kinds, which have one each.
     """
 
     name: str
@@ -92,6 +81,7 @@ class Task:
     reported: Split
     others: dict[str, Split] = field(default_factory=dict)
     summary: str = ""
+    loss: str = ""
 
     @property
     def metric(self) -> str:
@@ -100,7 +90,7 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """Number of classes; 1 for regression."""
+        """Number of classes; 1 where there are none."""
         return max(1, len(self.classes))
 
     @property
@@ -108,7 +98,9 @@ class Task:
         """Sizes of the parts and counts of the classes."""
         parts = {"train": self.train, "held out": self.held_out, "reported": self.reported, **self.others}
         sizes = ", ".join(f"{len(split)} {part}" for part, split in parts.items())
-        if self.is_regression:
+        if self.kind == "span":
+            labels = f"train has {len({context for _, context in self.train.inputs})} contexts"
+        elif self.is_regression:
             labels = f"labels from {min(self.train.labels):g} to {max(self.train.labels):g}"
         else:
             counts = [f"{self.train.labels.count(at)} {name}" for at, name in enumerate(self.classes)]
@@ -118,7 +110,12 @@ class Task:
     @property
     def is_regression(self) -> bool:
         """Whether labels are numbers and not classes."""
-        return not self.classes
+        return not self.classes and self.kind != "span"
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether each example is of a class."""
+        return bool(self.classes)
 
     @property
     def fingerprint(self) -> str:
@@ -130,8 +127,10 @@ class Task:
             digest.update(content + json.dumps(split.labels).encode())
         return digest.hexdigest()[:16]
 
-    def score(self, labels: Sequence[float], outputs: Tensor) -> dict[str, float]:
-        """All metrics of outputs ``(n, num_labels)`` by name."""
+    def score(self, labels: Sequence[Any], outputs: Tensor | Sequence[str]) -> dict[str, float]:
+        """All metrics by name, of outputs ``(n, num_labels)``, or for spans of answers; NaN if an output is not finite or there is none."""
+        if not isinstance(outputs, Tensor):
+            return {name: score_answers(name, labels, outputs) if outputs else math.nan for name in self.metrics}
         found = np.asarray(outputs.detach().float().cpu().numpy(), dtype=np.float64)
         if not np.isfinite(found).all():
             return dict.fromkeys(self.metrics, math.nan)
@@ -143,7 +142,7 @@ class Task:
 def _sklearn(function: str, **options: Any) -> Callable[[Any, Any], float]:
     def metric(truth: Any, predicted: Any) -> float:
         return float(
-            getattr(_imported("sklearn.metrics"), function)(truth.astype(int), predicted.astype(int), **options)
+            getattr(imported("sklearn.metrics"), function)(truth.astype(int), predicted.astype(int), **options)
         )
 
     return metric
@@ -153,7 +152,7 @@ def _correlation(function: str) -> Callable[[Any, Any], float]:
     def metric(truth: Any, predicted: Any) -> float:
         if len(truth) < 2 or np.ptp(truth) == 0 or np.ptp(predicted) == 0:
             return 0.0
-        return float(getattr(_imported("scipy.stats"), function)(truth, predicted)[0])
+        return float(getattr(imported("scipy.stats"), function)(truth, predicted)[0])
 
     return metric
 
@@ -179,42 +178,23 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 CORRELATIONS = ("pearson", "spearman", "pearson_spearman")
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a task's examples are and how they are read.
-
-    Attributes:
-        kind: as for `Task`.
-        metrics: the main one first.
-        num_labels: number of classes; 1 for regression.
-        columns: names of the columns of text; empty for tasks that are made of what is installed.
-        label: name of the column of labels.
-        names: what classes are called in that column; empty if they are numbers 0, 1, ...
-        train: names of the train split, the first that is there is taken.
-        reported: of the reported split.
-        others: further reported splits: how they are called, and the name of the split.
-        hub: repository and configuration on the hub.
-        summary: one line.
-        folder: of the files, where a TOML file says it.
-    """
-
-    kind: str
-    metrics: tuple[str, ...]
-    num_labels: int
-    columns: tuple[str, ...] = ()
-    label: str = "label"
-    names: tuple[str, ...] = ()
-    train: tuple[str, ...] = ("train",)
-    reported: tuple[str, ...] = ("validation",)
-    others: tuple[tuple[str, str], ...] = ()
-    hub: tuple[str, str | None] | None = None
-    summary: str = ""
-    folder: Path | None = None
-
-
 def _glue(name: str, summary: str, *columns: str, metrics: tuple[str, ...] = ("accuracy",), labels: int = 2) -> Source:
     kind = "pair" if len(columns) == 2 else "text"
     return Source(kind, metrics, labels, columns, hub=("nyu-mll/glue", name), summary=summary)
+
+
+def _stsb_embedding(summary: str, loss: str, positive: float | None = None) -> Source:
+    return Source(
+        "similarity",
+        ("spearman", "pearson"),
+        1,
+        ("sentence1", "sentence2"),
+        hub=("nyu-mll/glue", "stsb"),
+        summary=summary,
+        files="stsb",
+        loss=loss,
+        positive=positive,
+    )
 
 
 F1 = ("accuracy_f1", "accuracy", "f1")
@@ -257,9 +237,21 @@ TASKS: dict[str, Source] = {
         hub=("nyu-mll/glue", "mnli"),
         summary="entailed, neutral or contradicted",
     ),
+    "stsb-embedding": _stsb_embedding("how similar are they, by the cosine of their embeddings", "cosent"),
+    "stsb-contrastive": _stsb_embedding(
+        "the same, trained on similar pairs against the others of the batch", "contrastive", 4.0
+    ),
+    "squad": Source(
+        "span",
+        ("f1", "exact_match"),
+        1,
+        ("question", "context"),
+        label="answers",
+        hub=("rajpurkar/squad", None),
+        summary="which words of the text are the answer",
+    ),
     "wnli": _glue("wnli", "does the pronoun mean that", "sentence1", "sentence2"),
 }
-EMBEDDED = ("docstrings", "digits")
 
 
 def nearest(name: str) -> list[str]:
@@ -293,7 +285,7 @@ def load_task(name: str, *, data_dir: str | os.PathLike[str] | None = None, limi
     if name in EMBEDDED:
         task = _docstrings() if name == "docstrings" else _digits()
     elif name in TASKS:
-        task = _from_source(name, TASKS[name], _folder(name, data_dir))
+        task = _from_source(name, TASKS[name], _folder(TASKS[name].files or name, data_dir))
     elif name.endswith(".toml"):
         known_as, source = read_description(name)
         task = _from_source(known_as, source, source.folder)
@@ -304,19 +296,40 @@ def load_task(name: str, *, data_dir: str | os.PathLike[str] | None = None, limi
             + (f"; the nearest are {', '.join(near)}" if near else "")
         )
     if limit is not None and limit < len(task.train):
-        kept = _stratified(task.train.labels, limit, task.is_regression, f"{task.name} limit")
+        labels = [0.0] * len(task.train) if task.kind == "span" else task.train.labels
+        kept = _stratified(labels, limit, task.is_regression, f"{task.name} limit")
         task = replace(task, train=task.train.select(kept))
     return task
+
+
+def kind_of(name: str) -> str:
+    """The kind of a task that is in ``TASKS`` or described by a TOML file; of any other name ``""``.
+
+    Raises:
+        FileNotFoundError: as `read_description`.
+        ValueError: as `read_description`.
+
+    Example:
+        >>> kind_of("mrpc"), kind_of("squad")
+        ('pair', 'span')
+    """
+    if name in TASKS:
+        return TASKS[name].kind
+    return read_description(name)[1].kind if name.endswith(".toml") else ""
 
 
 def read_description(path: str | os.PathLike[str]) -> tuple[str, Source]:
     r"""A task that a TOML file describes.
 
-    The keys: ``kind``, "text" or "pair"; ``columns``, the one or two columns of text; ``label``, that of labels ("label" if not said);
+    The keys: ``kind``, "text", "pair", "similarity" or "span"; ``columns``, the one or two columns of text, for spans that of the
+    question and that of the context; ``label``, that of labels ("label" if not said, for spans "answers");
     ``labels``, what classes are called there, in their order, or ``num_labels``, their number if they are 0, 1, ...; 1 is
     regression; ``metric`` or ``metrics``, of ``METRICS``, the main one first; ``train`` and ``reported``, files relative to the TOML
-    file (.tsv without quoting, .csv, or .jsonl), or, with ``hub`` and perhaps ``config``, names of splits on the Hugging Face hub;
-    ``name``, the file's if not said.
+    file (.tsv without quoting, .csv, .jsonl, or for spans .json as SQuAD has it), or, with ``hub`` and perhaps ``config``, names of
+    splits on the Hugging Face hub; ``name``, the file's if not said.
+
+    For similarity labels are numbers, the bigger the more similar; ``loss`` is "cosent" (if not said) or "contrastive"; ``positive`` is
+    the least label of the pairs that are trained on. For spans a row's answers are ``{"text": [...], "answer_start": [...]}``.
 
     Args:
         path: of the TOML file.
@@ -350,7 +363,8 @@ def read_description(path: str | os.PathLike[str]) -> tuple[str, Source]:
         raise FileNotFoundError(f"{path}: there is no such file; a task is a name, {', '.join(TASKS)}, or a TOML file")
     content = _toml(path)
     known = {"name", "kind", "columns", "label", "labels", "num_labels", "metric", "metrics", "train", "reported"}
-    unknown = sorted(content.keys() - known - {"hub", "config"})
+    known |= {"hub", "config", "loss", "positive"}
+    unknown = sorted(content.keys() - known)
     if unknown:
         raise ValueError(f"{path}: unknown keys {', '.join(unknown)}; those of a task are {', '.join(sorted(known))}")
     missing = [key for key in ("kind", "columns", "train", "reported") if key not in content]
@@ -361,30 +375,63 @@ def read_description(path: str | os.PathLike[str]) -> tuple[str, Source]:
     if len(columns) != KINDS[kind]:
         raise ValueError(f'{path}: columns must name {KINDS[kind]} for kind = "{kind}"; got {list(columns)}')
     names = _strings(path, "labels", content.get("labels", []))
-    count = content.get("num_labels", len(names))
+    count = content.get("num_labels", len(names) if kind in ("text", "pair") else 1)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1 or (names and count != len(names)):
         raise ValueError(
             f"{path}: num_labels must be an int, 1 for regression, or labels a list of names; got {count!r}"
         )
+    if kind not in ("text", "pair") and (names or count != 1):
+        raise ValueError(f'{path}: there must be no labels and no num_labels for kind = "{kind}", which has no classes')
     metrics = _strings(path, "metrics", content.get("metrics", [content["metric"]] if "metric" in content else []))
+    possible, default = _metrics_for(kind, count)
     for metric in metrics:
-        _check_choice(path, "metric", metric, METRICS)
-        if (metric in CORRELATIONS) != (count == 1):
-            wanted = ", ".join(name for name in METRICS if (name in CORRELATIONS) == (count == 1))
-            raise ValueError(f"{path}: metric must be one of {wanted} for {count} labels; got {metric!r}")
-    default = ("pearson_spearman", "pearson", "spearman") if count == 1 else ("accuracy", "macro_f1")
+        if metric not in possible:
+            _check_choice(path, "metric", metric, {**METRICS, **ANSWER_METRICS})
+            what = f"{count} labels" if kind in ("text", "pair") else f'kind = "{kind}"'
+            raise ValueError(f"{path}: metric must be one of {', '.join(possible)} for {what}; got {metric!r}")
+    loss, positive = _similarity(path, kind, content)
     return str(content.get("name", path.stem)), Source(
         kind,
         metrics or default,
         count,
         columns,
-        label=str(content.get("label", "label")),
+        label=str(content.get("label", "answers" if kind == "span" else "label")),
         names=names,
         train=(str(content["train"]),),
         reported=(str(content["reported"]),),
         hub=(str(content["hub"]), content.get("config")) if "hub" in content else None,
         folder=None if "hub" in content else path.parent,
+        loss=loss,
+        positive=positive,
     )
+
+
+def _metrics_for(kind: str, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The metrics that there are, and those that are taken if nothing is said."""
+    if kind == "span":
+        return tuple(ANSWER_METRICS), ("f1", "exact_match")
+    if count == 1:
+        return CORRELATIONS, ("spearman", "pearson") if kind == "similarity" else (
+            "pearson_spearman",
+            "pearson",
+            "spearman",
+        )
+    return tuple(name for name in METRICS if name not in CORRELATIONS), ("accuracy", "macro_f1")
+
+
+def _similarity(path: Path, kind: str, content: dict[str, Any]) -> tuple[str, float | None]:
+    if kind != "similarity":
+        wrong = [key for key in ("loss", "positive") if key in content]
+        if wrong:
+            raise ValueError(f'{path}: {wrong[0]} must be left out for kind = "{kind}"; it is of kind = "similarity"')
+        return "", None
+    loss, positive = content.get("loss", LOSSES[0]), content.get("positive")
+    _check_choice(path, "loss", loss, LOSSES)
+    if positive is not None and (isinstance(positive, bool) or not isinstance(positive, (int, float))):
+        raise ValueError(
+            f"{path}: positive must be a number, the least label of pairs to be trained on; got {positive!r}"
+        )
+    return loss, None if positive is None else float(positive)
 
 
 # --- embedded tasks -----------------------------------------------------------------------------------------------------------
@@ -399,7 +446,7 @@ def _docstrings() -> Task:
 
 
 def _digits() -> Task:
-    digits = _imported("sklearn.datasets").load_digits()
+    digits = imported("sklearn.datasets").load_digits()
     images = torch.from_numpy(digits.images.astype(np.float32) / 16).unsqueeze(1)
     everything = Split(images, [float(label) for label in digits.target])
     reported = _stratified(everything.labels, len(everything) * 3 // 10, False, "digits reported")
@@ -426,146 +473,25 @@ def _folder(name: str, data_dir: str | os.PathLike[str] | None) -> Path | None:
             return folder
     there = sorted(found for found in TASKS if (root / "glue" / found).is_dir() or (root / found).is_dir())
     raise FileNotFoundError(
-        f"{said}: task {name!r} needs a folder {name} or glue/{name} in {root}, with train.tsv and validation.tsv; "
+        f"{said}: task {name!r} needs a folder {name} or glue/{name} in {root}, with its train and validation files; "
         f"there {'are ' + ', '.join(there) if there else 'is none of any task'}"
     )
 
 
 def _from_source(name: str, source: Source, folder: Path | None) -> Task:
-    read = _from_hub if folder is None else _from_files
-    everything, reported, others = read(name, source, folder)
+    everything, reported, others = read_hub(name, source) if folder is None else read_files(source, folder)
     if len(everything) < 8:
         raise ValueError(f"task {name!r}: train has {len(everything)} examples; at least 8 are needed to hold some out")
-    train, held_out = _hold_out(name, everything, source.num_labels == 1)
+    if source.kind == "span":
+        train, held_out = _hold_out_contexts(name, everything)
+    else:
+        train, held_out = _hold_out(name, everything, source.num_labels == 1)
+    if source.positive is not None:
+        train = train.select([row for row, label in enumerate(train.labels) if label >= source.positive])
+    if not len(train):
+        least = "" if source.positive is None else f" with a label of at least {source.positive:g}"
+        raise ValueError(f"task {name!r}: nothing is left to be trained on{least} when a part is held out")
     return _task(name, source, train, held_out, reported, **others)
-
-
-def _from_files(name: str, source: Source, folder: Path | None) -> tuple[Split, Split, dict[str, Split]]:
-    assert folder is not None
-    train, reported = (_read_first(source, folder, names) for names in (source.train, source.reported))
-    others = {
-        called: _read_table(source, folder / f"{split}.tsv")
-        for called, split in source.others
-        if (folder / f"{split}.tsv").is_file()
-    }
-    return train, reported, others
-
-
-def _read_first(source: Source, folder: Path, names: tuple[str, ...]) -> Split:
-    paths = [folder / (name if Path(name).suffix else f"{name}.tsv") for name in names]
-    for path in paths:
-        if path.is_file():
-            return _read_table(source, path)
-    there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    raise FileNotFoundError(
-        f"{paths[0]}: there is no such file; in the folder there {'are ' + ', '.join(there[:8]) if there else 'is nothing'}"
-    )
-
-
-def _read_table(source: Source, path: Path) -> Split:
-    readers = {".tsv": _delimited, ".csv": _delimited, ".jsonl": _json_lines}
-    if path.suffix not in readers:
-        raise ValueError(f"{path}: must be a .tsv, .csv or .jsonl file")
-    try:
-        columns, rows = readers[path.suffix](path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: must be UTF-8; byte {error.start} is not") from error
-    return _split(source, columns, rows, str(path))
-
-
-def _delimited(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """A line of names, then rows; .tsv has no quoting, as GLUE's files have none."""
-    tabs = path.suffix == ".tsv"
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        # A text may be longer than csv's default of 131,072 characters; quoting is off, so only \r and \n end a row.
-        csv.field_size_limit(max(csv.field_size_limit(), 2**24))
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file)
-        header = next(reader, [])
-        rows = []
-        for row in reader:
-            if len(row) != len(header):
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields where the first line names {len(header)} columns, "
-                    f"{', '.join(header)}"
-                )
-            rows.append(dict(zip(header, row, strict=True)))
-    return header, rows
-
-
-def _json_lines(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    rows = []
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {number}: is not JSON: {error.msg}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {number}: must be a JSON object; got {type(row).__name__}")
-            rows.append(row)
-    return list(rows[0]) if rows else [], rows
-
-
-def _from_hub(name: str, source: Source, folder: Path | None) -> tuple[Split, Split, dict[str, Split]]:
-    if source.hub is None:
-        raise ValueError(f"task {name!r} has neither files nor a place on the hub")
-    repository, config = source.hub
-    choices = f"pass data_dir (--data-dir) or set {VARIABLE}; without any data there are {', '.join(EMBEDDED)}"
-    try:
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError as error:
-        raise ImportError(
-            f"task {name!r} comes from the Hugging Face hub by the package datasets, which is not installed: "
-            f"pip install datasets, or {choices}"
-        ) from error
-    try:
-        found = datasets.load_dataset(repository, config)
-    except (OSError, ValueError) as error:  # no network is one of these, by version
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FileNotFoundError(f"task {name!r} could not be read from the hub ({reason}); {choices}") from error
-    splits = []
-    for names in (source.train, source.reported, *((split,) for _, split in source.others)):
-        split = next((split for split in names if split in found), None)
-        if split is None:
-            raise ValueError(f"{repository}: there is no split {names[0]}; there are {', '.join(found)}")
-        rows = [dict(row) for row in found[split]]
-        splits.append(_split(source, list(found[split].column_names), rows, f"{repository}, {split}"))
-    return splits[0], splits[1], dict(zip([called for called, _ in source.others], splits[2:], strict=True))
-
-
-def _split(source: Source, columns: list[str], rows: list[dict[str, Any]], where: str) -> Split:
-    wanted = (*source.columns, source.label)
-    missing = [column for column in wanted if column not in columns]
-    if missing:
-        raise ValueError(
-            f"{where}: column {', '.join(missing)} is missing; the columns must be {', '.join(wanted)}; "
-            f"found {', '.join(columns) or 'none'}"
-        )
-    if not rows:
-        raise ValueError(f"{where}: there are no rows")
-    numbers = {name: float(at) for at, name in enumerate(source.names)}
-    labels, inputs = [], []
-    for at, row in enumerate(rows, 1):
-        labels.append(_label(row.get(source.label), source, numbers, f"{where}, row {at}"))
-        inputs.append(tuple(str(row.get(column, "")) for column in source.columns))
-    return Split(inputs, labels)
-
-
-def _label(value: Any, source: Source, numbers: dict[str, float], where: str) -> float:
-    if source.names and isinstance(value, str):
-        if value not in numbers:
-            raise ValueError(f"{where}: {source.label} must be one of {', '.join(source.names)}; got {value!r}")
-        return numbers[value]
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if source.num_labels == 1:
-        if not math.isfinite(number):
-            raise ValueError(f"{where}: {source.label} must be a finite number; got {value!r}")
-    elif number not in range(source.num_labels):  # -1 is what hidden test labels are
-        raise ValueError(f"{where}: {source.label} must be an int from 0 to {source.num_labels - 1}; got {value!r}")
-    return number
 
 
 # --- parts --------------------------------------------------------------------------------------------------------------------
@@ -578,12 +504,19 @@ def _hold_out(name: str, everything: Split, regression: bool) -> tuple[Split, Sp
     return everything.select([row for row in range(len(everything)) if row not in chosen]), everything.select(held_out)
 
 
+def _hold_out_contexts(name: str, everything: Split) -> tuple[Split, Split]:
+    size = min(MOST_HELD_OUT, max(1, round(HELD_OUT * len(everything))))
+    chosen = whole_texts([context for _, context in everything.inputs], size, _generator(f"{name} held out"))
+    rest = set(range(len(everything))) - set(chosen)
+    return everything.select(sorted(rest)), everything.select(chosen)
+
+
 def _stratified(labels: Sequence[float], size: int, regression: bool, seed: str) -> list[int]:
     """So many rows, in their order, of each class its share; the strata of numbers are ten equal slices of their order."""
     order = np.asarray(labels)
     if regression:
         order = np.argsort(np.argsort(order, kind="stable"), kind="stable") * 10 // len(order)
-    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
+    generator = _generator(seed)
     strata = [generator.permutation(np.flatnonzero(order == value)) for value in np.unique(order)]
     # Each row has a place in [0, 1) within its stratum; those of the lowest places are in every stratum the same share.
     places = np.concatenate([(np.arange(len(rows)) + 0.5) / len(rows) for rows in strata])
@@ -591,20 +524,19 @@ def _stratified(labels: Sequence[float], size: int, regression: bool, seed: str)
     return sorted(int(row) for row in chosen)
 
 
+def _generator(seed: str) -> np.random.Generator:
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "big"))
+
+
 def _task(name: str, source: Source, train: Split, held_out: Split, reported: Split, **others: Split) -> Task:
     numbered = tuple(f"class {number}" for number in range(source.num_labels)) if source.num_labels > 1 else ()
     classes = source.names or numbered
-    return Task(name, source.kind, source.metrics, classes, train, held_out, reported, others, source.summary)
+    return Task(
+        name, source.kind, source.metrics, classes, train, held_out, reported, others, source.summary, source.loss
+    )
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------------------
-
-
-def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"the study needs {name.partition('.')[0]}: pip install 'simplicial_reg[study]'") from error
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ What is equal for all variants of a seed, to the last bit on the CPU:
 So a variant of weight 0 is the baseline, which a test holds it to. Numbers of threads and the kind of machine do make a difference;
 they are recorded. On an accelerator some kernels are not deterministic.
 
-Training is AdamW (no decay of biases and normalizations) on the mean loss, cross-entropy or for regression squared error, with
-warm-up and a linear or cosine decay to zero, and gradients clipped at norm 1. With ``accumulation`` the losses of so many micro-batches are
+Training is AdamW (no decay of biases and normalizations) on the mean loss of the task (`simplicial_reg.study.losses`), with warm-up and
+a linear or cosine decay to zero, and gradients clipped at norm 1. With ``accumulation`` the losses of so many micro-batches are
 averaged and their points are one cloud, through which gradients flow in full; the graphs of all are kept, so that costs the memory of a
-large batch.
+large batch. The negatives and the order that the losses of similarity are about are those of a micro-batch.
 
 Before the first step and after each epoch the held-out part is evaluated. With ``keep="best"`` the weights of the best of these
 evaluations but the first are what is reported on, for every variant by the same rule; by default it is the last ones.
@@ -51,9 +51,10 @@ from simplicial_reg._checks import check_choice
 from simplicial_reg.barcode import rips_barcode
 from simplicial_reg.isotropy import MEASURES, measure
 from simplicial_reg.regularizers import REGULARIZERS, Regularizer
+from simplicial_reg.study.losses import task_loss
 from simplicial_reg.study.models import VIT, Batch, Examples, Model, build_model
 from simplicial_reg.study.record import Cell, Record
-from simplicial_reg.study.tasks import load_task
+from simplicial_reg.study.tasks import Split, kind_of, load_task
 from simplicial_reg.study.variants import SCALES, VARIANTS, Variant, nearest
 from simplicial_reg.training.regularization import Regularization
 from simplicial_reg.training.tap import Tap
@@ -96,7 +97,7 @@ class Budget:
         steps: steps of the optimizer instead; None for epochs.
         batch_size: examples of a micro-batch.
         accumulation: micro-batches of a step.
-        max_length: tokens of an example.
+        max_length: tokens of an example; of each sentence for similarity, of a window for spans.
         warmup: fraction of the steps in which the learning rate rises.
         schedule: ``"linear"`` or ``"cosine"``, how it falls to zero, or ``"constant"``.
         weight_decay: of AdamW.
@@ -104,6 +105,8 @@ class Budget:
         freeze_embeddings: whether the embeddings of a pretrained model are left as they are.
         frozen_layers: how many of its first blocks are, too.
         limit: the most examples of train, or None.
+        precision: ``"float32"`` or ``"bfloat16"``, in which the model runs (autocast), in training and in evaluation. Losses, regularizers
+            and measures are computed in float32 either way, of points that have two to three digits in bfloat16.
         keep: ``"last"`` or ``"best"``, the weights that are reported on.
     """
 
@@ -119,10 +122,12 @@ class Budget:
     freeze_embeddings: bool = True
     frozen_layers: int = 0
     limit: int | None = None
+    precision: str = "float32"
     keep: str = "last"
 
     def __post_init__(self) -> None:
         check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
         check_choice("keep", self.keep, ("last", "best"))
         for name in ("epochs", "steps", "batch_size", "accumulation", "max_length"):
             value = getattr(self, name)
@@ -136,20 +141,24 @@ class Budget:
 
 # Training from scratch takes longer than fine-tuning.
 DEFAULTS: dict[str, dict[str, Any]] = {VIT: {"epochs": 12}}
+# A question with its text is longer than a sentence; Devlin et al. 2019 take windows of this length for SQuAD.
+KIND_DEFAULTS: dict[str, dict[str, Any]] = {"span": {"max_length": 384}}
 
 
-def budget_for(model: str, budget: dict[str, Any]) -> Budget:
-    """The budget with the defaults of the model where it says nothing.
+def budget_for(model: str, budget: dict[str, Any], task: str = "") -> Budget:
+    """The budget with the defaults of the model and of the task's kind where it says nothing.
 
     Example:
         >>> budget_for("vit-digits", {"batch_size": 16}).epochs
         12
+        >>> budget_for("minilm", {}).max_length, budget_for("minilm", {}, "squad").max_length
+        (48, 384)
     """
     names = [one.name for one in fields(Budget)]
     unknown = sorted(budget.keys() - set(names))
     if unknown:
         raise ValueError(f"budget must have keys of {', '.join(names)}; got {', '.join(unknown)}")
-    return Budget(**{**DEFAULTS.get(model, {}), **budget})
+    return Budget(**{**DEFAULTS.get(model, {}), **KIND_DEFAULTS.get(kind_of(task), {}), **budget})
 
 
 def run_cell(
@@ -202,17 +211,18 @@ class _Run:
         self.record, self.cell, self.device = record, record.cell, device
         self.on_step, self.started = on_step, started
         check_choice("phase", self.cell.phase, PHASES)
-        self.budget = budget_for(self.cell.model, self.cell.budget)
+        self.budget = budget_for(self.cell.model, self.cell.budget, self.cell.task)
         self.variant, self.scale = _with_settings(self.cell)
         self.task = load_task(self.cell.task, data_dir=data_dir, limit=self.budget.limit)
         record.metric = self.task.metric
         record.environment |= {"task": self.task.description, "data": self.task.fingerprint}
-        if self.variant.needs_classes and self.task.is_regression:
+        if self.variant.needs_classes and not self.task.has_classes:
             raise ValueError(
-                f"variant {self.cell.variant} makes a cloud of each class, and task {self.task.name} is a regression"
+                f"variant {self.cell.variant} makes a cloud of each class, and task {self.task.name} has no classes"
             )
+        self.loss = task_loss(self.task)
         self.model = self._built()
-        self.train, self.held_out = self._encoded("train"), self._encoded("held_out")
+        self.train, self.held_out = self._encoded(self.task.train), self._encoded(self.task.held_out)
         self.regularization = self._regularization()
         self.optimizer = _optimizer(self.model.module, self._learning_rate(), self.budget.weight_decay)
         micro_batches = math.ceil(len(self.train) / self.budget.batch_size)
@@ -229,7 +239,7 @@ class _Run:
         record.layers["before"], record.clouds["before"] = self._layers(), self._cloud()
         self._train()
         record.layers["after"], record.clouds["after"] = self._layers(), self._cloud()
-        record.selection = record.evaluations[self.kept]["selection"]
+        record.kept, record.selection = self.kept, self._selection(self.kept)
         if self.cell.phase == "final":
             record.reported = self._reported()
         record.costs |= {
@@ -247,8 +257,7 @@ class _Run:
         model.module.to(self.device)
         return model
 
-    def _encoded(self, part: str) -> Examples:
-        split = getattr(self.task, part)
+    def _encoded(self, split: Split) -> Examples:
         return self.model.encode(split, max_length=self.budget.max_length, regression=self.task.is_regression)
 
     def _learning_rate(self) -> float:
@@ -335,21 +344,20 @@ class _Run:
         for at, rows in enumerate(group):
             batch = self.model.batch(self.train, rows, self.device)
             torch.manual_seed(_seed(self.cell.seed, "dropout", step, at))
-            losses.append(self._loss(self.model.logits(batch), batch.labels) * len(rows))
+            losses.append(self.loss(self._forward(batch), batch.labels) * len(rows))
             batches.append(batch)
         return torch.stack(losses).sum() / sum(map(len, group)), batches
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        if self.task.is_regression:
-            return nn.functional.mse_loss(logits.squeeze(-1).float(), labels)
-        return nn.functional.cross_entropy(logits.float(), labels)
+    def _forward(self, batch: Batch) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.budget.precision == "bfloat16"):
+            return self.model.outputs(batch)
 
     def _with_penalty(self, task_loss: Tensor, batches: list[Batch]) -> tuple[Tensor, float]:
         if self.regularization is None:
             return task_loss, 0.0
         begun = self._now()
         masks = None if batches[0].mask is None else [cast(Tensor, batch.mask) for batch in batches]
-        labels = None if self.task.is_regression else [batch.labels for batch in batches]
+        labels = [batch.labels for batch in batches] if self.task.has_classes else None
         loss = self.regularization(task_loss, mask=masks, labels=labels)
         return loss, self._now() - begun
 
@@ -407,7 +415,7 @@ class _Run:
         self.model.module.eval()
         for at in range(0, len(self.train), EVALUATION_BATCH):
             batch = self.model.batch(self.train, range(at, min(at + EVALUATION_BATCH, len(self.train))), self.device)
-            self.model.logits(batch)
+            self._forward(batch)
             cloud = self.regularization.tap.read(mask=batch.mask)
             regularizer.update_covariance(cloud.points, cloud.mask)
             if regularizer.moments.count >= wanted:
@@ -417,11 +425,12 @@ class _Run:
 
     def _evaluate(self, step: int) -> float:
         """An entry of the record for the held-out part, which is also the cloud that is looked at."""
-        outputs, points = self._outputs(self.held_out, with_points=True)
+        found, points = self._found(self.held_out, with_points=True)
         rows = torch.randperm(len(points), generator=torch.Generator().manual_seed(0))[:MEASURED]
         self.points = points[rows]
         values = measure(self.points)
-        score = self.task.score(self.held_out.labels.tolist(), outputs)[self.task.metric]
+        predictions = self.model.predictions(self.held_out, found)
+        score = self.task.score(self.task.held_out.labels, predictions)[self.task.metric]
         self.record.evaluations.append(
             {
                 "epoch": step / self.per_epoch,
@@ -433,30 +442,32 @@ class _Run:
         return score
 
     @torch.no_grad()
-    def _outputs(self, examples: Examples, *, with_points: bool = False) -> tuple[Tensor, Tensor]:
-        """Logits of all examples, in their order, and the hidden states that the head reads, on the CPU."""
+    def _found(self, examples: Examples, *, with_points: bool = False) -> tuple[Tensor, Tensor]:
+        """What was found for all examples, in their order, and the hidden states that the head reads, on the CPU."""
         self.model.module.eval()
         lengths = examples.lengths()
         order = sorted(range(len(examples)), key=lambda row: lengths[row])  # less padding; the results are the same
-        outputs, points = [], []
+        found, points = [], []
         with Tap(self.model.module, pooling=self.model.pooling) as tap:
             for at in range(0, len(order), EVALUATION_BATCH):
                 batch = self.model.batch(examples, order[at : at + EVALUATION_BATCH], self.device)
-                outputs.append(self.model.logits(batch).float().cpu())
+                found.append(self.model.found(self._forward(batch), batch).float().cpu())
                 if with_points:
-                    points.append(tap.read(mask=batch.mask).points.cpu())
+                    # First sentences come before second ones in a batch; here they are put side by side.
+                    read = tap.read(mask=batch.mask).points.float().cpu()
+                    points.append(read.unflatten(0, (examples.sides, -1)).transpose(0, 1))
         if self.regularization is not None:
             self.regularization.tap.forget()
         back = torch.tensor(order).argsort()
-        return torch.cat(outputs)[back], torch.cat(points)[back] if with_points else torch.empty(0)
+        return torch.cat(found)[back], torch.cat(points)[back].flatten(0, 1) if with_points else torch.empty(0)
 
     def _reported(self) -> dict[str, float]:
         splits = {"": self.task.reported, **{f"_{name}": split for name, split in self.task.others.items()}}
         found: dict[str, float] = {}
         for suffix, split in splits.items():
-            examples = self.model.encode(split, max_length=self.budget.max_length, regression=self.task.is_regression)
-            outputs, _ = self._outputs(examples)
-            found |= {f"{name}{suffix}": value for name, value in self.task.score(split.labels, outputs).items()}
+            examples = self._encoded(split)
+            predictions = self.model.predictions(examples, self._found(examples)[0])
+            found |= {f"{name}{suffix}": value for name, value in self.task.score(split.labels, predictions).items()}
         return found
 
     @torch.no_grad()
@@ -469,9 +480,9 @@ class _Run:
             Tap(self.model.module, layer=0, pooling="tokens") as first,
             Tap(self.model.module, layer="all", pooling="tokens") as others,
         ):
-            self.model.logits(batch)
+            self._forward(batch)
             cloud = others.read(mask=batch.mask)
-            states = [first.read(mask=batch.mask).points, *cloud.points]
+            states = [first.read(mask=batch.mask).points.float(), *cloud.points.float()]
         if self.regularization is not None:
             self.regularization.tap.forget()
         real = torch.ones_like(states[0][:, 0], dtype=torch.bool) if cloud.mask is None else cloud.mask[0]

@@ -1,7 +1,8 @@
 """What is compared: each variant is a regularizer with its options, the cloud it sees, and the space its strength is searched in.
 
 Every variant but I-STAR sees the same cloud, so that variants differ in the regularizer and in nothing else: of the last hidden
-state the token that the head reads (the first of an encoder, the last of a decoder), of the current batch. I-STAR sees what it was
+state the token that the head reads (the first of an encoder, the last of a decoder; for embeddings all tokens, pooled), of the
+current batch. I-STAR sees what it was
 published with, all tokens of all layers but the embeddings', less padding. The 64 points of Kudriashov et al. are batches of
 8 in 8 micro-batches, ``accumulation``, through all of which gradients flow.
 
@@ -59,7 +60,7 @@ class Variant:
 
     @property
     def needs_classes(self) -> bool:
-        """Whether it makes a cloud of each class, so that there is none of it on a regression task."""
+        """Whether it makes a cloud of each class, so that there is none of it on a task without classes."""
         return bool(self.options.get("per_label", False))
 
 

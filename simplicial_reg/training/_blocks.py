@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-__all__ = ["COPIES", "Stack", "find_module", "find_stack", "returns_its_last_state", "unwrapped"]
+__all__ = ["COPIES", "Stack", "find_module", "find_stack", "returns_its_last_state", "stacks", "unwrapped"]
 
 COPIES = (
     "model must not be DataParallel on several devices: it runs copies, whose hidden states cannot be read; "
@@ -76,7 +76,7 @@ def find_module(model: nn.Module, root: nn.Module, name: str) -> nn.Module:
 
 def find_stack(root: nn.Module) -> Stack:
     """The one stack of blocks, or an error that lists what there is instead."""
-    found = list(_stacks(root, "", []))
+    found = list(stacks(root, "", []))
     if len(found) > 1:
         found = [stack for stack in found if stack.is_as_configured()] or found
     if len(found) == 1:
@@ -95,13 +95,13 @@ def find_stack(root: nn.Module) -> Stack:
     )
 
 
-def _stacks(module: nn.Module, name: str, enclosing: list[nn.Module]) -> Iterator[Stack]:
+def stacks(module: nn.Module, name: str, enclosing: list[nn.Module]) -> Iterator[Stack]:
     """The outermost stacks of blocks."""
     if _is_stack(module):
         yield Stack(name, list(dict.fromkeys(module.children())), enclosing)
         return
     for key, child in module.named_children():
-        yield from _stacks(child, f"{name}.{key}" if name else key, [*enclosing, module])
+        yield from stacks(child, f"{name}.{key}" if name else key, [*enclosing, module])
 
 
 def _is_stack(module: nn.Module) -> bool:

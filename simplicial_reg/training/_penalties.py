@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from simplicial_reg._checks import check_choice, check_count
 from simplicial_reg.regularizers import REGULARIZERS, Regularizer
 from simplicial_reg.training._cloud import Cloud
-from simplicial_reg.training.memory import PointMemory, subsample
+from simplicial_reg.training.memory import STRATEGIES, PointMemory, subsample
 from simplicial_reg.training.weight import BalancedWeight, Weight, make_weight
 
 __all__ = ["Penalties"]
@@ -36,6 +36,7 @@ class Penalties(nn.Module):
         gather: bool,
         memory: int,
         max_points: int | None,
+        sampling: str,
         seed: int,
         on_failure: str,
     ) -> None:
@@ -43,11 +44,13 @@ class Penalties(nn.Module):
         check_choice("on_failure", on_failure, FAILURES)
         check_count("memory", memory, 0)
         check_count("max_points", max_points, 1, optional=True)
+        check_choice("sampling", sampling, STRATEGIES)
         check_count("seed", seed, 0)
         self.regularizers = nn.ModuleDict(_named_regularizers(regularizer))
         self.weights = nn.ModuleDict(_named_weights(weight, self.regularizers, synchronized=gather))
         self.memory = PointMemory(memory) if memory else None
-        self.gather, self.max_points, self.seed, self.on_failure = gather, max_points, seed, on_failure
+        self.gather, self.seed, self.on_failure = gather, seed, on_failure
+        self.max_points, self.sampling = max_points, sampling
         self.step, self.skipped = 0, 0
         self.logs = {}
         self._uses_labels = any(loss.per_label for loss in self.regularizers.values())
@@ -82,7 +85,14 @@ class Penalties(nn.Module):
         # Of a seed, torch's generator on the CPU reads the lower 32 bits only, so the two are mixed before.
         mixed = np.random.SeedSequence([self.seed, self.step]).generate_state(1, np.uint32)
         generator = torch.Generator().manual_seed(int(mixed[0]))
-        return subsample(cloud.points, self.max_points, mask=cloud.mask, labels=cloud.labels, generator=generator)
+        return subsample(
+            cloud.points,
+            self.max_points,
+            mask=cloud.mask,
+            labels=cloud.labels,
+            strategy=self.sampling,
+            generator=generator,
+        )
 
     def _weighted(self, cloud: Cloud, task_loss: Tensor, states: Sequence[Tensor]) -> dict[str, Tensor] | None:
         """Each penalty, multiplied by its weight; None if an engine is out of memory and that is to be skipped."""

@@ -36,11 +36,11 @@ import torch
 from torch import Tensor, distributed
 
 from simplicial_reg._checks import check_choice, check_count
+from simplicial_reg.distributed import REDUCTIONS, ScaledGradient
 from simplicial_reg.training._cloud import Cloud, as_cloud
 
 __all__ = ["gather_points"]
 
-REDUCTIONS = ("mean", "sum")
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -103,26 +103,13 @@ def gather_points(
     own = distributed.get_rank(group)
     points_of = _gather(_padded(cloud.points.detach(), longest, -2), group)
     # The own part is put back in with its graph; the factor is W where gradients are averaged over W ranks.
-    kept = _ScaledGradient.apply(cloud.points, ranks if reduction == "mean" else 1)  # type: ignore[no-untyped-call]
+    kept = ScaledGradient.apply(cloud.points, ranks if reduction == "mean" else 1)  # type: ignore[no-untyped-call]
     points_of[own] = _padded(kept, longest, -2)
     return Cloud(
         _joined(points_of, counts, -2),
         _joined(_gathered_mask(cloud, longest, group), counts, -1) if masked else None,
         None if cloud.labels is None else _joined(_gather(_padded(cloud.labels, longest, -1), group), counts, -1),
     )
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """The identity, with its gradient multiplied."""
-
-    @staticmethod
-    def forward(ctx: Any, points: Tensor, factor: int) -> Tensor:
-        ctx.factor = factor
-        return points.view_as(points)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad * ctx.factor, None
 
 
 def _agree(cloud: Cloud, group: Any) -> tuple[list[int], bool]:

@@ -26,12 +26,21 @@ the CPU and on accelerators, Python, NumPy) are therefore replayed, for dropout.
 BatchNorm, sees micro-batches in both passes: the gradient is that of the union of the micro-batches, which is then not the one of a
 large batch, and running statistics are updated twice.
 
+*Fewer points.* A uniform sample is unbiased for what is an average over points, and a barcode is none: outliers and small clusters are
+mostly missed, and all bars grow as points get fewer. Points that are each farthest from those before (Gonzalez 1985) cover the
+cloud instead. If every point is within r of the sample, the bottleneck distance between the two Vietoris-Rips barcodes is at most 2 r, in
+every dimension: bars longer than 4 r have a counterpart whose ends differ by at most 2 r. For farthest points r is at most twice the
+smallest that any sample of that size has. A random sample has no such bound.
+
 Sources: Wang, Zhang, Huang, Scott 2020, "Cross-Batch Memory for Embedding Learning" (the memory); Gao, Zhang, Han, Callan 2021,
-"Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (gradient caching).
+"Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup" (gradient caching); Gonzalez 1985, "Clustering to minimize
+the maximum intercluster distance" (farthest points); Chazal, de Silva, Oudot 2014, "Persistence stability for geometric
+complexes" (the bound, with the Gromov-Hausdorff distance, which is at most r).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -39,11 +48,15 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from simplicial_reg._checks import check_count, runs_kernels
+from simplicial_reg._autocast import autocast_off
+from simplicial_reg._checks import check_choice, check_count, runs_kernels
 from simplicial_reg.training._cloud import Cloud, as_cloud
 from simplicial_reg.training._randomness import States, random_states, set_random_states
 
-__all__ = ["GradientCache", "PointMemory", "cached_backward", "subsample"]
+__all__ = ["STRATEGIES", "GradientCache", "PointMemory", "cached_backward", "subsample"]
+
+
+STRATEGIES = ("random", "farthest")
 
 
 class PointMemory(nn.Module):
@@ -437,9 +450,15 @@ def subsample(
     *,
     mask: Tensor | None = None,
     labels: Tensor | None = None,
+    strategy: str = "random",
     generator: torch.Generator | None = None,
 ) -> Cloud:
-    """At most `size` real points of each cloud, drawn uniformly without replacement, in their order.
+    """At most `size` real points of each cloud, in their order: drawn uniformly without replacement, or covering it.
+
+    With ``strategy="farthest"`` the first point is drawn, and each further one is the farthest from those before, in Euclidean
+    distance; the first of several equally far ones. If r is the largest distance of a point from the sample, the barcode of the
+    sample is within 2 r of that of the cloud (bottleneck distance, every homology dimension), and r is at most twice that of
+    the best sample of the size. It costs O(n size d) in `size` steps, one after the other.
 
     Gradients flow into the chosen points. The host does not wait for an accelerator, unless the generator is on another device.
 
@@ -448,6 +467,7 @@ def subsample(
         size: the most points that are kept, at least 1.
         mask: bool ``(n,)`` or ``(B, n)``, True where the point is real.
         labels: integer ``(n,)`` or ``(B, n)``, chosen along.
+        strategy: ``"random"`` or ``"farthest"``.
         generator: the source of randomness; None is torch's global one on the device of points.
 
     Returns:
@@ -456,7 +476,10 @@ def subsample(
 
     Raises:
         TypeError: for arguments of the wrong type.
-        ValueError: for wrong shapes, or a size less than 1.
+        ValueError: for wrong shapes, an unknown strategy, or a size less than 1.
+
+    Source:
+        Gonzalez 1985 (farthest points); Chazal, de Silva, Oudot 2014 (the bound).
 
     Example:
         >>> import torch
@@ -467,6 +490,7 @@ def subsample(
         (tensor([2., 4., 5.]), tensor([True, True, True]))
     """
     check_count("size", size, 1)
+    check_choice("strategy", strategy, STRATEGIES)
     cloud = as_cloud(points, mask, labels)
     if size >= cloud.points.shape[-2]:
         return cloud
@@ -481,12 +505,33 @@ def subsample(
     ).to(device)
     if cloud.mask is not None:
         key = torch.where(cloud.mask, key, highest)
-    chosen = key.topk(size, largest=False, sorted=False).indices.sort().values
+    if strategy == "farthest":
+        chosen = _farthest(cloud.points.detach(), cloud.mask, key.argmin(-1), size).sort().values
+    else:
+        chosen = key.topk(size, largest=False, sorted=False).indices.sort().values
     return Cloud(
         _rows(cloud.points, chosen),
         None if cloud.mask is None else cloud.mask.gather(-1, chosen),
         None if cloud.labels is None else cloud.labels.gather(-1, chosen),
     )
+
+
+def _farthest(points: Tensor, mask: Tensor | None, first: Tensor, size: int) -> Tensor:
+    """The numbers (..., size) of points that are each farthest from those before; where no real one is left, of padding."""
+    with autocast_off(points):
+        points = points.double() if points.dtype == torch.float64 else points.float()
+        if mask is not None:
+            points = torch.where(mask.unsqueeze(-1), points, 0)
+        nearest = torch.full_like(points[..., 0], math.inf)  # squared distance to the chosen points
+        rank = torch.zeros_like(nearest) if mask is None else torch.where(mask, 0.0, -1.0)  # the last resort
+        chosen = [first]
+        for _ in range(size - 1):
+            centre = points.gather(-2, chosen[-1][..., None, None].expand(*chosen[-1].shape, 1, points.shape[-1]))
+            nearest = torch.minimum(nearest, (points - centre).square().sum(-1))
+            # A point that is chosen is at 0, as its copies are, and must not be chosen again.
+            rank = rank.scatter(-1, chosen[-1].unsqueeze(-1), -2.0)
+            chosen.append(torch.where(rank < 0, rank, nearest).argmax(-1))
+        return torch.stack(chosen, -1)
 
 
 # --- helpers ------------------------------------------------------------------------------------------------------------------

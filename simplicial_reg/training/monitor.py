@@ -24,7 +24,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from simplicial_reg.isotropy import MEASURES
 from simplicial_reg.plots import GREY, LOOKS, SHOWN, UNITS, check_matplotlib
 from simplicial_reg.training._blocks import unwrapped
 from simplicial_reg.training._pooling import Pooling
-from simplicial_reg.training._randomness import random_states, set_random_states
+from simplicial_reg.training._running import device_of, moved, set_aside
 from simplicial_reg.training.memory import subsample
 from simplicial_reg.training.tap import Tap
 
@@ -168,7 +167,7 @@ class Monitor:
     @torch.no_grad()
     def _points(self) -> Tensor:
         """The points of the sample, ``(n, d)``."""
-        with _set_aside(self.model), self._tap:
+        with set_aside(self.model), self._tap:
             parts = list(self._parts())
         if not any(len(part) for part in parts):
             raise ValueError(f"batches must hold at least one point; got {len(parts)} batches without any")
@@ -191,7 +190,7 @@ class Monitor:
         self._kept = kept
 
     def _run(self, batch: Any) -> Tensor:
-        batch = _moved(batch, _device_of(self.model))
+        batch = moved(batch, device_of(self.model))
         mask = _forward(self.model, batch) if self.forward is None else self.forward(self.model, batch)
         cloud = self._tap.read(mask=mask)
         return cloud.points if cloud.mask is None else cloud.points[cloud.mask]
@@ -304,28 +303,6 @@ def check_measures(measures: Any) -> None:
 # --- running the model --------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _set_aside(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients inside; afterwards everything is as if nothing had been run."""
-    modes = [(module, module.training) for module in model.modules()]
-    states = random_states()  # a loader that shuffles draws even when it is only gone through
-    model.eval()
-    try:
-        with _uncompiled(model):
-            yield
-    finally:
-        set_random_states(states)
-        for module, mode in modes:  # some may have been in evaluation mode within a model that trains
-            module.training = mode
-
-
-def _uncompiled(model: nn.Module) -> Any:
-    """Compiled code does not notice hooks that come later, so what was compiled in place (``module.compile()``) runs as it is."""
-    in_place = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
-    set_stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
-    return set_stance("force_eager") if in_place and set_stance is not None else nullcontext()
-
-
 def _forward(model: nn.Module, batch: Any) -> Tensor | None:
     root = unwrapped(model)
     if isinstance(batch, Mapping):
@@ -334,20 +311,6 @@ def _forward(model: nn.Module, batch: Any) -> Tensor | None:
         return mask
     root(batch[0] if isinstance(batch, (list, tuple)) else batch)
     return None
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {name: _moved(value, device) for name, value in batch.items()}
-    if type(batch) in (list, tuple):
-        return type(batch)(_moved(value, device) for value in batch)
-    return batch
-
-
-def _device_of(model: nn.Module) -> torch.device:
-    return next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
 
 
 def _bar_lengths(points: Tensor, metric: str) -> list[float]:

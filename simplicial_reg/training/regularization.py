@@ -24,11 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from simplicial_reg._checks import check_choice
+from simplicial_reg.distributed import REDUCTIONS
 from simplicial_reg.regularizers import Regularizer
 from simplicial_reg.training._cloud import Cloud, as_cloud
 from simplicial_reg.training._penalties import Penalties
 from simplicial_reg.training._pooling import Pooling
-from simplicial_reg.training.distributed import REDUCTIONS, gather_points
+from simplicial_reg.training.distributed import gather_points
 from simplicial_reg.training.tap import Layer, Tap
 from simplicial_reg.training.weight import Weight
 
@@ -59,6 +60,7 @@ class Regularization(Penalties):
         batch_first: as for `Tap`.
         memory: how many points of earlier batches are added to the cloud (`PointMemory`); not for ``cloud="sentence"``.
         max_points: the most points of a cloud, drawn anew at each step (`subsample`); None for all.
+        sampling: how they are chosen: ``"random"``, or ``"farthest"`` to cover the cloud, see `subsample`.
         seed: of that draw, at least 0; step and seed together decide it, so a resumed run draws the same.
         gather: whether the points of all ranks of torch.distributed form one cloud.
         reduction: what the training loop does with gradients over ranks: ``"mean"`` (DDP) or ``"sum"``; see `gather_points`.
@@ -100,6 +102,7 @@ class Regularization(Penalties):
         batch_first: bool = True,
         memory: int = 0,
         max_points: int | None = None,
+        sampling: str = "random",
         seed: int = 0,
         gather: bool = True,
         reduction: str = "mean",
@@ -119,6 +122,7 @@ class Regularization(Penalties):
             gather=gather,
             memory=memory,
             max_points=max_points,
+            sampling=sampling,
             seed=seed,
             on_failure=on_failure,
         )

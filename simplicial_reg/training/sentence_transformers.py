@@ -147,6 +147,7 @@ class RegularizedLoss(Penalties):
             gradients, as that of sentence-transformers does (`gather_points`).
         memory: how many embeddings of earlier batches are added to each cloud (`PointMemory`); then every batch must have as many columns.
         max_points: the most points of a cloud, drawn anew at each step (`subsample`); None for all.
+        sampling: how they are chosen: ``"random"``, or ``"farthest"`` to cover the cloud, see `subsample`.
         seed: of that draw, at least 0; step and seed together decide it.
         on_failure: ``"raise"`` or ``"skip"``, for embeddings that are not finite and an engine that is out of memory.
 
@@ -188,6 +189,7 @@ class RegularizedLoss(Penalties):
         gather: bool = True,
         memory: int = 0,
         max_points: int | None = None,
+        sampling: str = "random",
         seed: int = 0,
         on_failure: str = "raise",
     ) -> None:
@@ -198,6 +200,7 @@ class RegularizedLoss(Penalties):
             gather=gather,
             memory=memory,
             max_points=max_points,
+            sampling=sampling,
             seed=seed,
             on_failure=on_failure,
         )
@@ -276,6 +279,7 @@ class RegularizedLoss(Penalties):
             "gather": self.gather,
             "memory": 0 if self.memory is None else self.memory.size,
             "max_points": self.max_points,
+            "sampling": self.sampling,
             "seed": self.seed,
             "on_failure": self.on_failure,
         }

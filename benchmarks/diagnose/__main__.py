@@ -1,0 +1,7 @@
+"""``python -m benchmarks.diagnose``."""
+
+from __future__ import annotations
+
+from benchmarks.diagnose.run import main
+
+main()

@@ -1,0 +1,61 @@
+"""The tables about committed studies in README.md and docs/ are those of benchmarks/results/study/."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.study_tables import GLUE, headline, held_out
+
+ROOT = Path(__file__).parents[1]
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def rows(name: str) -> list[dict[str, str]]:
+    with (GLUE / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("table", "page"), [(headline, "README.md"), (held_out, "docs/regularizers.md")])
+def test_the_table_of_the_page_is_that_of_the_results(table, page):
+    assert table() in text(page)
+
+
+def test_every_run_of_the_study_ended_well():
+    cells = rows("cells.csv")
+    assert len(cells) == 280
+    assert {cell["status"] for cell in cells} == {"done"}
+    for task in ("mrpc", "stsb", "sst2", "cola"):
+        for variant in {cell["variant"] for cell in cells} - (
+            {"persistent-entropy-label"} if task == "stsb" else set()
+        ):
+            phases = [cell["phase"] for cell in cells if (cell["task"], cell["variant"]) == (task, variant)]
+            assert (phases.count("final"), len(phases)) == (5, 8)
+
+
+def test_what_is_said_of_single_tasks_is_in_the_results():
+    said, found = text("benchmarks/results/study/glue/README.md"), rows("results.csv")
+    points = {(row["task"], row["variant"]): 100 * float(row["difference"] or 0) for row in found}
+    assert f"by {-points['stsb', 'istar-decrease']:.0f} points on\n  average" in said
+    assert f"ahead by {points['stsb', 'istar']:.1f} points" in said
+    assert f"SST-2 ({points['sst2', 'cosreg']:+.1f})" in said
+    assert f"STS-B ({points['stsb', 'cosreg']:+.1f})" in said
+    overall = {row["variant"]: row for row in rows("overall.csv")}
+    assert [variant for variant, row in overall.items() if row["verdict"] != "no evidence of a difference"] == [
+        "istar-decrease"
+    ]
+    assert f"{100 * float(overall['istar-decrease']['difference']):.1f} points over the four tasks" in said
+    baseline = [row for row in found if (row["task"], row["variant"]) == ("cola", "none")]
+    assert [float(row["mean"]) for row in baseline] == [0.0]
+
+
+def test_the_quick_study_is_as_small_as_it_is_said_to_be():
+    said = text("benchmarks/results/study/docstrings/README.md")
+    with (GLUE.parent / "docstrings" / "cells.csv").open(encoding="utf-8", newline="") as file:
+        assert len(list(csv.DictReader(file))) == int(re.search(r"(\d+) runs", said)[1]) == 20
