@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks._measure import FULL, OURS, Form, Times, cell, cloud, installed, report, times
 from simplicial_reg import persistent_entropy, rips_barcode
 from simplicial_reg.bench import same_gradient
-from simplicial_reg.engines import boruvka
+from simplicial_reg.engines import _trees
 
 NAME = "h0_on_the_gpu_within_three_times_its_floor"
 PEER = "torch-topological"
@@ -150,7 +150,7 @@ def steps(points: Tensor) -> dict[str, Run]:
     from simplicial_reg import pairwise_distances
 
     lengths = pairwise_distances(points)
-    forms: dict[str, Run] = {TREES[2]: lambda: boruvka.trees(lengths, None)}
+    forms: dict[str, Run] = {TREES[2]: lambda: _trees.trees(lengths, None)}
     kernels = triton_kernels()
     if kernels is not None:
         for name, prim in ((TREES[0], True), (TREES[1], False)):

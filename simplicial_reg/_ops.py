@@ -227,9 +227,9 @@ def _spanning_trees_cuda(lengths: Tensor, real: Tensor | None) -> tuple[Tensor, 
 
         if lengths.shape[-1] < _triton.LIMIT:
             return _triton.spanning_trees(lengths, real)
-    from simplicial_reg.engines import boruvka
+    from simplicial_reg.engines._trees import trees
 
-    return boruvka.trees(lengths, real)
+    return trees(lengths, real)
 
 
 _library.impl("pairwise_lengths", _pairwise_lengths_cpu, "CPU")

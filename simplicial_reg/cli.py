@@ -24,13 +24,14 @@ from simplicial_reg import __version__
 from simplicial_reg._checks import check_threshold
 from simplicial_reg._files import whole_file
 from simplicial_reg._input_errors import BAD_INPUT, InputError, input_errors
+from simplicial_reg._memory import available_memory
 from simplicial_reg.barcode import ESSENTIAL, Barcode
 from simplicial_reg.bench import bench
 from simplicial_reg.diagnose.cli import diagnose
 from simplicial_reg.distances import METRICS
 from simplicial_reg.engines import ENGINES, Choice
 from simplicial_reg.entropy import entropy_deficit, normalized_persistent_entropy, persistent_entropy
-from simplicial_reg.forecast import Options, available_memory, check_memory, chosen_engine
+from simplicial_reg.forecast import Options, check_memory, chosen_engine
 from simplicial_reg.progress import PROGRAM, ProgressLine, subset, with_progress
 from simplicial_reg.prominence import prominent
 from simplicial_reg.readers import read_points

@@ -18,7 +18,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from simplicial_reg import ENGINES, __version__, cli, forecast, progress, prominent, rips_barcode, select_engine
+from simplicial_reg import (
+    ENGINES,
+    __version__,
+    _memory,
+    cli,
+    forecast,
+    progress,
+    prominent,
+    rips_barcode,
+    select_engine,
+)
 from simplicial_reg._files import whole_file
 from simplicial_reg.forecast import Options, check_memory, expected_seconds, needed_memory
 
@@ -538,16 +548,16 @@ def test_running_out_of_memory_after_all_is_one_line(cloud, monkeypatch, error):
 
 
 def test_the_available_memory_is_what_the_machine_and_the_container_leave(tmp_path, monkeypatch):
-    assert forecast.available_memory() > 10**6
+    assert _memory.available_memory() > 10**6
     (tmp_path / "memory.max").write_text("5000\n")
     (tmp_path / "memory.current").write_text("4000\n")
     (tmp_path / "memory.stat").write_text("anon 900\ninactive_file 500\n")
-    assert forecast._from_control_group(tmp_path) == 1500
+    assert _memory._from_control_group(tmp_path) == 1500
     (tmp_path / "memory.max").write_text("max\n")
-    assert forecast._from_control_group(tmp_path) is None
-    assert forecast._from_control_group(tmp_path / "absent") is None
-    monkeypatch.setattr(forecast, "_from_control_group", lambda: 1500)
-    assert forecast.available_memory() == 1500
+    assert _memory._from_control_group(tmp_path) is None
+    assert _memory._from_control_group(tmp_path / "absent") is None
+    monkeypatch.setattr(_memory, "_from_control_group", lambda: 1500)
+    assert _memory.available_memory() == 1500
 
 
 # --- time ------------------------------------------------------------------------------------------------------------------------

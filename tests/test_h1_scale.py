@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simplicial_reg import ENGINES, _threads, forecast, pairwise_distances, rips_barcode
+from simplicial_reg import ENGINES, _threads, pairwise_distances, rips_barcode
 from simplicial_reg._ops import INTEGERS
 from simplicial_reg.engines import _coboundary, cohomology
 from tests.clouds import assert_same_bars, cycle_distances, grid, rows_of
@@ -230,7 +230,7 @@ def test_near_neighbours_are_near_and_the_nearest_is_among_them(dtype: torch.dty
 
 
 def test_clouds_that_do_not_fit_are_refused_with_the_estimate(split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "available_memory", lambda: 20 * 10**9)
+    monkeypatch.setattr(cohomology, "available_memory", lambda: 20 * 10**9)
     cohomology.check_size(40_000, torch.float32)  # 12.8 GB
     message = (
         "points must fit into memory: H1 of 60000 points needs about 28.8 GB and 20.0 GB are available; "
@@ -244,7 +244,7 @@ def test_clouds_that_do_not_fit_are_refused_with_the_estimate(split: Any, monkey
     split(3)  # clouds at once
     with pytest.raises(ValueError, match=r"H1 of 64 clouds of 20000 points needs about 112\.0 GB"):
         cohomology.check_size(20_000, torch.float32, 64, distances=True)
-    monkeypatch.setattr(forecast, "available_memory", lambda: None)  # nobody says
+    monkeypatch.setattr(cohomology, "available_memory", lambda: None)  # nobody says
     cohomology.check_size(60_000, torch.float64)
 
 
@@ -256,14 +256,14 @@ def test_clouds_whose_edges_cannot_be_numbered_are_refused() -> None:
 
 def test_h1_asks_for_memory_before_it_takes_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cohomology, "WORTH_ASKING", 1)
-    monkeypatch.setattr(forecast, "available_memory", lambda: 8 * 30 * 30 - 1)
+    monkeypatch.setattr(cohomology, "available_memory", lambda: 8 * 30 * 30 - 1)
     monkeypatch.setattr("simplicial_reg._ops.spanning_tree", lambda *_: pytest.fail("too late"))
     with pytest.raises(ValueError, match="H1 of 30 points"):
         find(gaussian(30, 2), None, 1, math.inf)
 
 
 def test_small_clouds_do_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forecast, "available_memory", lambda: pytest.fail("asked"))
+    monkeypatch.setattr(cohomology, "available_memory", lambda: pytest.fail("asked"))
     find(gaussian(50, 2), None, 1, math.inf)
 
 
@@ -271,7 +271,7 @@ def test_small_clouds_do_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_h1_of_points_that_do_not_fit_is_refused_before_there_are_distances(
     metric: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forecast, "available_memory", lambda: 20 * 10**9)
+    monkeypatch.setattr(cohomology, "available_memory", lambda: 20 * 10**9)
     monkeypatch.setattr("simplicial_reg.barcode.lengths_of", lambda *_: pytest.fail("too late"))
     with pytest.raises(ValueError, match=r"H1 of 60000 points needs about 43\.2 GB and 20\.0 GB are available"):
         rips_barcode(torch.zeros(60_000, 2), 1, metric=metric)

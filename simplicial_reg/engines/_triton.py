@@ -38,7 +38,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from simplicial_reg.engines.boruvka import farther_end
+from simplicial_reg.engines._trees import farther_end
 
 __all__ = ["LIMIT", "pairwise_lengths", "prefers_prim", "spanning_trees"]
 

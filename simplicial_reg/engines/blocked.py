@@ -35,8 +35,7 @@ from torch import Tensor
 from simplicial_reg._announce import announced
 from simplicial_reg._ops import INTEGERS, check_lengths, check_points, real_points
 from simplicial_reg._threads import share_work
-from simplicial_reg.engines.critical import CriticalEdges
-from simplicial_reg.engines.spanning_tree import from_tree
+from simplicial_reg.engines.critical import CriticalEdges, from_tree
 
 __all__ = ["BLOCK", "NEIGHBOURS", "enclosing_edge", "find", "forest", "spanning_tree", "tree_edges"]
 

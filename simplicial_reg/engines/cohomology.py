@@ -21,12 +21,12 @@ from torch import Tensor
 
 from simplicial_reg import _ops
 from simplicial_reg._announce import announced
+from simplicial_reg._memory import available_memory
 from simplicial_reg._threads import share_work
 from simplicial_reg.engines import _lunes, boruvka
-from simplicial_reg.engines.critical import CriticalEdges
-from simplicial_reg.engines.spanning_tree import from_tree
+from simplicial_reg.engines.critical import CriticalEdges, from_tree, one_result
 
-__all__ = ["check_size", "find", "one_result"]
+__all__ = ["check_size", "find"]
 
 LARGEST_CLOUD = 65_535  # vertices are held in 16 bits, ranks of edges in 31
 # Bytes for each entry of the distances that the reduction takes besides, on clouds whose longest bar is not much longer than the reach
@@ -99,8 +99,6 @@ def check_size(n: int, dtype: torch.dtype, clouds: int = 1, *, distances: bool =
     needed = n * n * (EXTRA[dtype] * at_once + dtype.itemsize * clouds * distances)
     if needed < WORTH_ASKING:
         return
-    from simplicial_reg.forecast import available_memory
-
     available = available_memory()
     if available is not None and needed > available:
         what = f"{n} points" if clouds == 1 else f"{clouds} clouds of {n} points"
@@ -108,21 +106,6 @@ def check_size(n: int, dtype: torch.dtype, clouds: int = 1, *, distances: bool =
             f"points must fit into memory: H1 of {what} needs about {needed / 1e9:.1f} GB and {available / 1e9:.1f} GB are available; "
             "take a sample of the points, or H0 alone (max_dim=0)"
         )
-
-
-def one_result(bars: list[Array], single: bool) -> CriticalEdges:
-    """The (k_i, 4) birth and death edges of each cloud as one padded batch, or those of a single cloud without a batch dimension."""
-    if single:
-        birth, death = torch.from_numpy(bars[0]).chunk(2, -1)
-        return CriticalEdges(birth, death, birth.new_ones(len(birth), dtype=torch.bool))
-    longest = max(len(found) for found in bars)
-    edges = np.zeros((len(bars), longest, 4), np.int64)
-    real = np.zeros((len(bars), longest), np.bool_)
-    for cloud, found in enumerate(bars):
-        edges[cloud, : len(found)] = found
-        real[cloud, : len(found)] = True
-    birth, death = torch.from_numpy(edges).chunk(2, -1)
-    return CriticalEdges(birth, death, torch.from_numpy(real))
 
 
 # --- one cloud, all threads ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from simplicial_reg import _ops
-from simplicial_reg.engines.cohomology import one_result
-from simplicial_reg.engines.critical import CriticalEdges
+from simplicial_reg.engines.critical import CriticalEdges, one_result
 
 __all__ = ["each_cloud", "edges_in_total_order", "find"]
 

@@ -6,24 +6,15 @@ ends the bar of its farther endpoint: the elder rule for the order in which the 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from simplicial_reg import _ops
-from simplicial_reg.engines.critical import CriticalEdges
+from simplicial_reg.engines.critical import CriticalEdges, from_tree
 
-__all__ = ["find", "from_tree"]
+__all__ = ["find"]
 
 
 def find(distances: Tensor, mask: Tensor | None, max_dim: int, threshold: float) -> list[CriticalEdges]:
     """See `ENGINES`."""
     birth, death = _ops.spanning_tree(distances, mask)
     return [from_tree(birth, death, mask)]
-
-
-def from_tree(birth: Tensor, death: Tensor, mask: Tensor | None) -> CriticalEdges:
-    """The bars of a tree's edges ``(..., n - 1, 2)``, the real ones first."""
-    if mask is None:
-        return CriticalEdges(birth, death, torch.ones(death.shape[:-1], dtype=torch.bool, device=death.device))
-    bars = mask.sum(-1, keepdim=True) - 1
-    return CriticalEdges(birth, death, torch.arange(death.shape[-2], device=death.device) < bars)
