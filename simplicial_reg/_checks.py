@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 __all__ = [
     "check_choice",
@@ -30,8 +31,11 @@ FLOATING = (*HALF, torch.float32, torch.float64)
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether these are plain numbers: not traced by the compiler and not wrapped by a function transform."""
-    return not torch.compiler.is_compiling() and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    """Whether these are plain numbers: not traced by the compiler, not wrapped by a function transform, without a forward-mode tangent."""
+    if torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
+    # The level is -1 outside of forward_ad.dual_level(), which is nearly always; asking each tensor takes longer.
+    return forward_ad._current_level < 0 or forward_ad.unpack_dual(tensor).tangent is None
 
 
 def runs_kernels(tensor: Tensor) -> bool:
@@ -95,7 +99,7 @@ def _interval(above: float, least: float | None, below: float, most: float | Non
 
 
 def check_threshold(threshold: object) -> None:
-    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float, np.integer, np.floating)):
         raise TypeError(f"threshold must be a float, a length; got {type(threshold).__name__}")
     if math.isnan(threshold) or threshold < 0:
         raise ValueError(f"threshold must be a non-negative length; got {threshold}")

@@ -175,14 +175,15 @@ def rips_barcode(
     points, mask = computable(points, mask, metric)
     with autocast_off(points):
         if finds_from_points(engine, max_dim, points, metric):
-            critical, length_of, enclosing = _from_points(points, mask, str(metric))
+            critical, length_of, found, enclosing = _from_points(points, mask, str(metric))
         else:
             if max_dim == 1 and engine in ("auto", "cohomology") and metric != "precomputed":
                 _check_room(points)
             distances, length_of = lengths_of(points, mask, metric)
             critical = find_critical_edges(engine, distances, mask, max_dim, float(threshold))
+            found = functools.partial(_entries, distances)
             enclosing = functools.partial(_enclosing_edge, distances, mask)
-        rule = _Essential(essential, float(threshold), enclosing, mask)
+        rule = _Essential(essential, float(threshold), found, enclosing, mask)
         return tuple(_barcode(dim, edges, length_of, rule) for dim, edges in enumerate(critical))
 
 
@@ -212,13 +213,14 @@ def lengths_of(points: Tensor, mask: Tensor | None, metric: MetricChoice) -> tup
 
 def _from_points(
     points: Tensor, mask: Tensor | None, metric: str
-) -> tuple[list[CriticalEdges], Callable[[Tensor], Tensor], Callable[[], Tensor]]:
-    """The bars of H0, the lengths of edges, and the enclosing edge, without all distances at once."""
+) -> tuple[list[CriticalEdges], Callable[[Tensor], Tensor], Callable[[Tensor], Tensor], Callable[[], Tensor]]:
+    """The bars of H0, the lengths of edges with gradient and as they decided, and the enclosing edge, without all distances at once."""
     coordinates = METRICS[metric].coordinates(points)
     fixed = coordinates.detach()
     return (
         [blocked.find(fixed, mask, metric)],
         lambda edge: length_between(coordinates, edge, metric),
+        lambda edge: blocked.lengths(fixed, edge, metric),
         lambda: blocked.enclosing_edge(fixed, mask, metric),
     )
 
@@ -244,6 +246,8 @@ class _Essential:
 
     rule: str
     threshold: float
+    # The lengths that decided, without gradient: those along single edges may differ from them in the last place.
+    length_found: Callable[[Tensor], Tensor]
     enclosing_edge: Callable[[], Tensor]
     mask: Tensor | None
 
@@ -280,7 +284,7 @@ def _barcode(
         death = length_of(existing)
         birth = torch.zeros_like(death)
         if open_ is not None:
-            open_ = open_ | (death > essential.threshold)
+            open_ = open_ | (essential.length_found(existing) > essential.threshold)
     else:
         birth, death = length_of(torch.cat([birth_edge, existing], -2)).chunk(2, -1)
     if open_ is None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from simplicial_reg import _ops
 from simplicial_reg._announce import announced
-from simplicial_reg._checks import check_choice, computable, runs_kernels
+from simplicial_reg._checks import check_choice, computable, is_plain, runs_kernels
 from simplicial_reg._threads import share_work
 
 __all__ = ["METRICS", "edge_length", "pairwise_distances"]
@@ -158,7 +158,8 @@ class _EuclideanLength(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, points: Tensor, edge: Tensor) -> Tensor:
-        length, ctx.arrays = _kernel_lengths(points, edge)
+        length, (x, e, out) = _kernel_lengths(points, edge)
+        ctx.arrays = x, e, out.copy()  # a copy, because what is returned is the user's, to be changed in place as well
         ctx.save_for_backward(points, edge)
         return length
 
@@ -167,9 +168,12 @@ class _EuclideanLength(torch.autograd.Function):
         from simplicial_reg import _point_kernels as kernels
 
         points, edge = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative is wanted: differentiate the plain formula instead
-            (out,) = torch.autograd.grad(_norm(points, edge, 2.0, -1), points, grad, create_graph=True)
-            return out, None
+        again = torch.is_grad_enabled()
+        if again or torch._C._functorch.is_legacy_batchedtensor(grad) or not is_plain(grad):
+            # A second derivative is wanted, or several gradients at once: differentiate the plain formula instead.
+            with torch.enable_grad():
+                length = _norm(points, edge, 2.0, -1)
+            return torch.autograd.grad(length, points, grad, create_graph=again)[0], None
         x, e, length = ctx.arrays
         g, out = grad.contiguous().numpy().reshape(length.shape), np.empty_like(x)
         share_work(

@@ -30,6 +30,7 @@ lengths differently, in the last bit; the result is then that of the rank which 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def distributed_barcode(
     Raises:
         TypeError: for points that are no floating tensor.
         ValueError: for a wrong shape or an unknown name; and on every rank, saying what each has, if the points of one are not
-            finite, or ranks do not fit together.
+            finite or so large that distances could overflow, or ranks do not fit together.
 
     Example:
         >>> distributed_barcode(torch.tensor([[0.0], [1.0], [3.0]])).death  # one process
@@ -120,17 +121,25 @@ class _Ranks:
         """The number of points of every rank, after all have seen that they fit together."""
         n, d = self.block.shape
         finite = bool(self.block.isfinite().all())
-        own = [d, DTYPES.index(self.block.dtype), list(METRICS).index(metric), finite, n]
+        # Were this found where lengths are computed, the other ranks would wait for one that has given up.
+        fits = math.sqrt(d) * 2 * float(self.block.abs().max()) < math.sqrt(torch.finfo(self.block.dtype).max)
+        own = [d, DTYPES.index(self.block.dtype), list(METRICS).index(metric), finite, fits, n]
         rows = [row.tolist() for row in self._gather(torch.tensor(own, dtype=torch.int64, device=self.block.device))]
         said = "; ".join(
             f"rank {rank}: {(n, d)} {DTYPES[dtype]}, {list(METRICS)[at]}{'' if finite else ', with NaN or infinity'}"
-            for rank, (d, dtype, at, finite, n) in enumerate(rows)
+            for rank, (d, dtype, at, finite, _, n) in enumerate(rows)
         )
         if any(row[:3] != rows[0][:3] for row in rows):
             raise ValueError(f"points of all ranks must agree in coordinates, dtype and metric; got {said}")
         if not all(row[3] for row in rows):
             raise ValueError(f"points must be finite on every rank; got {said}; remove those that are not")
-        return [int(row[4]) for row in rows]
+        if not all(row[4] for row in rows):
+            largest = [rank for rank, row in enumerate(rows) if not row[4]]
+            raise ValueError(
+                f"points are too large: distances may overflow {self.block.dtype}, on rank {', '.join(map(str, largest))}; rescale them or "
+                "use float64"
+            )
+        return [int(row[5]) for row in rows]
 
     # --- the tree ---
 

@@ -19,6 +19,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -436,6 +437,8 @@ def _text(path: Path, delimiter: str) -> Entries:
     return {None: _array_entry(table)}
 
 
+LOOKED_AT = 1000  # lines
+AMBIGUOUS = 2  # columns, of which 0, 1, ... are a likely point as well
 ENCODING = "utf-8-sig"  # UTF-8, with or without the mark that spreadsheets put in front
 NAMES = {",": "commas", "\t": "tabs", ";": "semicolons"}
 
@@ -452,17 +455,22 @@ def _lines(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 def _header_lines(path: Path, delimiter: str) -> int:
     """How many lines to skip: those up to the header, or none.
 
-    A header is a first line without a number in it. So is 0, 1, ..., d - 1 above a line in which every number has a decimal point: pandas
-    writes it for columns without names. (Above whole numbers the same line is a point.)
+    A header is a first line without a number in it. So is 0, 1, ..., d - 1 above lines in which every number has a decimal point: pandas
+    writes it for columns without names. (Above a whole number the same line is a point.) Of one or two columns it may well be either.
     """
     lines = _lines(path, delimiter)
     number, first = next(lines, (0, []))
     if not number:
         raise _Refused("is empty; write one point on each line")
-    _, second = next(lines, (0, []))
-    counting = first == [str(column) for column in range(len(first))]
-    if counting and second and not any(cell.lstrip("+-").isdigit() for cell in second):
-        return number
+    if first == [str(column) for column in range(len(first))]:
+        below = [cells for _, cells in islice(lines, None if len(first) <= AMBIGUOUS else LOOKED_AT)]
+        if below and not any(cell.lstrip("+-").isdigit() for cells in below for cell in cells):
+            if len(first) <= AMBIGUOUS:
+                raise _Refused(
+                    f"begins with {delimiter.join(first)!r}, which may be a point or a header that pandas wrote; write the point with "
+                    "decimals (0.0), or leave the header out (to_csv(..., header=False))"
+                )
+            return number
     if not any(_is_number(cell) for cell in first):
         other = [sign for sign in NAMES if sign != delimiter and len(first) == 1 and sign in first[0]]
         if other:

@@ -48,6 +48,7 @@ def broken(rank: int) -> dict[str, Tensor]:
         "width": torch.zeros(4, 3 if last else 2),
         "dtype": torch.zeros(4, 2, dtype=torch.float64 if last else torch.float32),
         "nan": torch.full((4, 2), torch.nan if last else 1.0),
+        "large": torch.full((4, 2), 1e19 if last else 1.0),
     }
 
 

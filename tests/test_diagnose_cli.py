@@ -245,6 +245,11 @@ def test_options_of_models_are_refused_for_points_and_results(tmp_path):
         assert said == f"--compare init needs a model that can be drawn anew; {tmp_path / name} holds results only"
         said = refusal(tmp_path / name, "--json", "--points", "tokens")
         assert said == f"--points needs a model that is run; {tmp_path / name} holds points or results already"
+        for option in (("--sample", 4), ("--no-attention",), ("--data", "x.txt"), ("--batch-size", 32)):
+            said = refusal(tmp_path / name, "--json", *option)
+            assert said == f"{option[0]} needs a model that is run; {tmp_path / name} holds points or results already"
+    assert refusal(tmp_path / "d.json", "--json", "--layers", "0").startswith("--layers needs a model that is run; ")
+    assert run(tmp_path / "a.npy", "--json", "--seed", 1).exit_code == 0
 
 
 def test_missing_matplotlib_is_said_before_anything_is_run(model, monkeypatch, tmp_path):

@@ -66,6 +66,7 @@ def test_where_gradients_are_averaged_that_of_a_rank_is_multiplied_by_their_numb
             "points of all ranks must agree in coordinates, dtype and metric; got rank 0: (4, 2) torch.float32, euclidean",
         ),
         ("nan", "points must be finite on every rank; got rank 0: (4, 2) torch.float32, euclidean; rank 1: "),
+        ("large", "points are too large: distances may overflow torch.float32, on rank "),
     ],
 )
 def test_what_is_wrong_on_one_rank_is_the_same_error_on_all(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from simplicial_reg import ENGINES, Barcode, pairwise_distances, rips_barcode, select_engine
+from simplicial_reg import ENGINES, METRICS, Barcode, pairwise_distances, rips_barcode, select_engine
 from simplicial_reg.engines import CriticalEdges
 from tests.clouds import (
     KNOWN,
@@ -223,6 +223,21 @@ def test_an_edge_as_long_as_the_threshold_is_in_for_every_engine(
     assert_same_bars(rows_of(bars[0]), [(0, float(side))] * 3 + [(0, math.inf)])
     if len(bars) > 1:
         assert_same_bars(rows_of(bars[1]), [(float(side), math.inf)])
+
+
+@pytest.mark.parametrize("metric", list(METRICS))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_threshold_that_is_the_length_of_an_edge_leaves_it_in(engine: str, metric: str, dtype: torch.dtype) -> None:
+    # Lengths along single edges may differ from those of whole matrices in the last place; the latter decide.
+    points = torch.randn(3, 12, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    for cloud in points:
+        distances = pairwise_distances(cloud, metric)
+        for u, v in rips_barcode(cloud, metric=metric)[0].death_edge.tolist():
+            threshold = float(distances[u, v])
+            bars = rips_barcode(cloud, metric=metric, threshold=threshold, engine=engine)[0]
+            given = rips_barcode(distances, metric="precomputed", threshold=threshold, engine=engine)[0]
+            assert torch.equal(bars.mask, given.mask)
+            assert [u, v] in bars.death_edge[bars.mask].tolist()
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["all real", "masked"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.autograd.gradcheck import GradcheckError
 
 from simplicial_reg import (
@@ -367,6 +367,49 @@ def test_gradients_for_each_sample_are_a_loop() -> None:
     mapped = torch.func.vmap(torch.func.grad(total))(batch)
     for cloud in range(4):
         torch.testing.assert_close(mapped[cloud], torch.func.grad(total)(batch[cloud]))
+
+
+@pytest.mark.parametrize("metric", list(METRICS))
+def test_lengths_may_be_changed_in_place(metric: str) -> None:
+    points = torch.tensor([[0.0, 0.0], [3.0, 4.0], [9.0, -2.0]], requires_grad=True)
+
+    def of(change: Any) -> Tensor:
+        return torch.autograd.grad(change(rips_barcode(points, metric=metric)[0].death).sum(), points)[0]
+
+    assert torch.equal(of(lambda death: death.mul_(10.0)), of(lambda death: death * 10.0))
+    bars = rips_barcode(points, metric=metric)[0]
+    bars.death.detach().zero_()  # what is told to nobody does not change the gradient
+    assert torch.equal(torch.autograd.grad(bars.death.sum(), points)[0], of(lambda death: death))
+
+
+# torch's own: forward-mode differentiation loads decompositions that it still writes with torch.jit.script.
+@pytest.mark.filterwarnings(r"ignore:.torch\.jit\.script. is (deprecated|not supported):DeprecationWarning")
+@pytest.mark.parametrize("metric", list(METRICS))
+def test_forward_mode_is_reverse_mode(metric: str) -> None:
+    points, direction = gaussian(8, 3), gaussian(8, 3, seed=1)
+
+    def quantities(points: Tensor) -> Tensor:
+        bars = rips_barcode(points, metric=metric)[0]
+        return torch.stack([bars.death.sum(), entropy_deficit(bars)])
+
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(quantities(forward_ad.make_dual(points, direction))).tangent
+    jacobian = torch.autograd.functional.jacobian(quantities, points)
+    assert torch.allclose(tangent, (jacobian * direction).sum((-2, -1)))
+
+
+@pytest.mark.parametrize("metric", list(METRICS))
+def test_several_gradients_at_once_are_those_one_by_one(metric: str) -> None:
+    points = with_loops().requires_grad_()
+    for dim in (0, 1):
+
+        def make(dim: int = dim) -> Tensor:
+            return rips_barcode(points, dim, metric=metric)[dim].death
+
+        death = make()
+        together = torch.autograd.grad(death, points, torch.eye(len(death)).to(death), is_grads_batched=True)[0]
+        one_by_one = [torch.autograd.grad(make()[at], points)[0] for at in range(len(death))]
+        assert torch.allclose(together, torch.stack(one_by_one))
 
 
 # torch's own: forward-mode differentiation loads decompositions that it still writes with torch.jit.script.

@@ -553,6 +553,13 @@ def test_a_header_of_running_numbers_above_fractions_is_a_header(tmp_path):
 
 def test_a_line_of_running_numbers_above_whole_numbers_is_a_point(tmp_path):
     assert read_points(_csv(tmp_path, "0,1\n3,4.5\n")).points.tolist() == [[0, 1], [3, 4.5]]
+    assert read_points(_csv(tmp_path, "0,1,2\n0.5,1.5,2.5\n0.5,1.5,2\n")).points[0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("text", ["0\n1.5\n2.5\n", "0,1\n0.5,2.5\n1.5,1.25\n"])
+def test_of_one_or_two_columns_it_may_be_either_and_is_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="may be a point or a header that pandas wrote; write the point with decimals"):
+        read_points(_csv(tmp_path, text))
 
 
 def test_one_line_is_one_point_and_one_column_one_coordinate(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,8 +20,9 @@ from click.testing import CliRunner
 from simplicial_reg.cli import OneLineGroup
 from simplicial_reg.study import cli, runner, training
 from simplicial_reg.study.protocol import pending, plan
-from simplicial_reg.study.record import Cell, Record
+from simplicial_reg.study.record import Record
 from simplicial_reg.study.runner import read_records, read_study
+from simplicial_reg.study.variants import VARIANTS
 from tests.study_fake import fake, number
 from tests.study_tiny import encoder, pairs_task, span_task
 
@@ -333,6 +336,79 @@ class _Numbers(_Classes):
     has_classes = False
 
 
+def write_factory(folder: Path, width: int) -> None:
+    (folder / "some_factory.py").write_text(
+        "from torch import nn\n\n\ndef factory(task):\n"
+        f"    return nn.Sequential(nn.Flatten(), nn.Linear(64, {width}), nn.ReLU(), nn.Linear({width}, task.num_labels))\n"
+    )
+    sys.modules.pop("some_factory", None)
+    importlib.invalidate_caches()
+
+
+@pytest.mark.usefixtures("faked")
+def test_what_a_name_stands_for_is_a_part_of_the_study_and_of_every_key(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file may be written twice in the resolution of its time
+    write_factory(tmp_path, 4)
+    command = ("--model", "some_factory:factory", "--variants", "cosreg", "--seeds", 2)
+    assert study(tmp_path / "run", *command).exit_code == 0
+    keys = {record.cell.key for record in read_records(tmp_path / "run")}
+    contents = [record.cell.contents for record in read_records(tmp_path / "run")]
+    assert all({"data", "model", "variant", "version"} <= set(content) for content in contents)
+    assert study(tmp_path / "run", *command).exit_code == 0  # the same again
+
+    write_factory(tmp_path, 8)
+    result = study(tmp_path / "run", *command)
+    assert result.exit_code == 2
+    assert "weights.digits.some_factory:factory: " in result.stderr
+    study(tmp_path / "other", *command)
+    assert keys.isdisjoint(record.cell.key for record in read_records(tmp_path / "other"))
+
+    write_factory(tmp_path, 4)
+    monkeypatch.setitem(VARIANTS, "cosreg", replace(VARIANTS["cosreg"], tap={"layer": "last", "pooling": "tokens"}))
+    result = study(tmp_path / "run", *command)
+    assert result.exit_code == 2
+    assert "definitions.cosreg.cloud.pooling: head there, tokens here" in result.stderr
+
+
+@pytest.mark.usefixtures("faked")
+def test_models_that_are_trained_in_different_ways_are_not_in_one_study(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    write_factory(tmp_path, 4)
+    result = study(tmp_path / "run", "--model", "some_factory:factory", "--model", "vit-digits")
+    assert result.exit_code == 2
+    assert "are trained in different ways, one of them from scratch; make a study of each" in result.stderr
+
+
+@pytest.mark.usefixtures("faked")
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[trainings.digitz]\nsteps = 5\n", "got 'digitz'; the nearest are digits"),
+        ("[spaces.cosreg]\nwieght = [1.0]\n", "a setting of cosreg must be one of"),
+        ("[spaces.cosreg]\nweight = -1.0\n", "weight must be"),
+        ("[space]\nmomentum = [0.8, 0.9]\n", "a setting of cosreg must be one of"),
+        ("[space]\nschedule = ['linear', 'sine']\n", "schedule must be one of"),
+    ],
+)
+def test_what_no_cell_could_be_run_with_is_said_before_any_is(tmp_path, text, said):
+    path = tmp_path / "recipe.toml"
+    path.write_text('tasks = ["digits"]\nvariants = ["none", "cosreg"]\nbudget = 2\nseeds = 2\n' + text)
+    result = run("study", "--recipe", path, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not (tmp_path / "run" / "records.jsonl").exists()
+
+
+@pytest.mark.usefixtures("faked")
+def test_a_setting_of_regularizers_in_a_study_without_any_is_refused(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text('tasks = ["digits"]\nvariants = ["none"]\nbudget = 2\nseeds = 2\n[space]\nmemory = [0, 64]\n')
+    result = run("study", "--recipe", path, "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "where there is no regularizer; got memory" in result.stderr
+
+
 def test_variants_that_need_classes_are_left_out_of_regression_tasks_and_that_is_said():
     settings = cli._settings(None, False, {"tasks": ("stsb", "mrpc"), "variants": "shrink-the-longest,istar"})
     made = cli._study(settings, {"stsb": _Numbers(), "mrpc": _Classes()})
@@ -380,8 +456,8 @@ def test_a_recipe_may_train_one_task_differently_and_options_win_over_that_too(t
     assert (record.cell.budget["steps"], record.cell.budget["limit"], record.cell.budget["batch_size"]) == (5, 32, 8)
 
 
-def test_there_is_a_recipe_for_each_of_the_three_papers_and_for_the_study_of_glue():
-    assert [path.stem for path in RECIPES] == ["glue", "godey2023", "kudriashov2025", "rudman2024"]
+def test_there_is_a_recipe_for_each_of_the_three_papers_and_for_the_studies_of_this_repository():
+    assert [path.stem for path in RECIPES] == ["glue", "godey2023", "kudriashov2025", "rudman2024", "stsb_embedding"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -392,7 +468,7 @@ def test_every_setting_of_a_recipe_is_one_that_cells_have(path):
     assert cells
     for cell in cells:
         training.budget_for(cell.model, cell.budget)
-        variant, _ = training._with_settings(cell)
+        variant, _ = training._with_settings(cell.variant, cell.settings)
         if variant.regularizer is not None:
             training._regularizer(variant, cell.seed)
 
@@ -414,7 +490,7 @@ def test_the_recipe_of_kudriashov_has_both_signs_and_clouds_of_64_points():
     within = {}
     for variant in ("shrink-the-longest", "shrink-the-longest-corrected"):
         made = {**settings["space"], **settings["spaces"][variant]}
-        found, _ = training._with_settings(Cell("mrpc", "minilm", variant, "final", 1, made, {}))
+        found, _ = training._with_settings(variant, made)
         within[variant] = found.options["within"]
         assert (made["weight"], found.tap["memory"], found.options["per_label"]) == (2.0, 0, True)
     assert within == {"shrink-the-longest": -0.05, "shrink-the-longest-corrected": 0.05}

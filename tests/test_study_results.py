@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study_tables import GLUE, headline, held_out
+from benchmarks.study_tables import GLUE, STUDIES, headline, held_out, made_again
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,6 +25,17 @@ def rows(name: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(("table", "page"), [(headline, "README.md"), (held_out, "docs/regularizers.md")])
 def test_the_table_of_the_page_is_that_of_the_results(table, page):
     assert table() in text(page)
+
+
+@pytest.mark.parametrize(
+    "folder", sorted(path for path in STUDIES.iterdir() if path.is_dir()), ids=lambda path: path.name
+)
+def test_the_statistics_are_what_the_code_makes_of_the_runs(folder, tmp_path):
+    pytest.importorskip("matplotlib")
+    made_again(folder, tmp_path)
+    for name in ("results.csv", "overall.csv"):
+        if (folder / name).exists():
+            assert (tmp_path / name).read_text(encoding="utf-8") == (folder / name).read_text(encoding="utf-8")
 
 
 def test_every_run_of_the_study_ended_well():

@@ -126,11 +126,21 @@ def test_of_a_tuned_group_the_chosen_settings_count():
 
 def test_interval_is_that_of_scipys_bca():
     low, high = interval_of_mean(DIFFERENCES)
+    thousandths = np.round(1000 * np.array(DIFFERENCES))  # whole numbers, whose sums are equal in any order
     found = scipy.stats.bootstrap(
-        (np.array(DIFFERENCES),), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)
+        (thousandths,), np.mean, n_resamples=9999, method="BCa", rng=np.random.default_rng(0)
     ).confidence_interval
-    assert (low, high) == (found.low, found.high)
+    assert (1000 * low, 1000 * high) == pytest.approx((found.low, found.high))
     assert low < np.mean(DIFFERENCES) < high
+
+
+def test_interval_does_not_change_with_the_unit_and_is_symmetric_where_the_values_are():
+    one = interval_of_mean([1, 2, 3, 4, 5])
+    assert sum(one) == pytest.approx(6)
+    for unit in (0.01, 1 / 3, 1 / 872):
+        assert interval_of_mean([unit * value for value in (1, 2, 3, 4, 5)]) == pytest.approx(
+            tuple(unit * end for end in one)
+        )
 
 
 def test_interval_of_many_normal_differences_is_that_of_the_normal_law():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,19 @@ def test_every_step_is_told() -> None:
     assert json.dumps(told)
 
 
+def test_a_setting_of_the_optimizer_takes_the_place_of_the_budgets(baseline: Record) -> None:
+    tuned = run_cell(Cell("digits", "vit-digits", "none", "tune", 1, {"learning_rate": 2e-3, "warmup": 0.5}, SHORT))
+    assert numbers(done(tuned)) == numbers(done(digits("none", warmup=0.5))) != numbers(baseline)
+
+
+def test_other_data_than_those_that_were_planned_with_are_an_error(baseline: Record) -> None:
+    planned = {"data": baseline.environment["data"]}
+    assert numbers(done(run_cell(replace(baseline.cell, contents=planned)))) == numbers(baseline)
+    record = run_cell(replace(baseline.cell, contents={"data": "0" * 16}))
+    assert record.status == "failed"
+    assert "the data of task digits are others here" in str(record.error)
+
+
 def test_an_interruption_passes_through() -> None:
     def interrupt(state: dict[str, Any]) -> None:
         raise KeyboardInterrupt
@@ -195,9 +209,7 @@ def test_settings_replace_what_the_variant_says(monkeypatch: pytest.MonkeyPatch)
     )
     done(digits("istar", shrinkage=0.4, memory=0, layer="last", pooling="mean", cloud="layer", weight=2.0))
     assert (made[0]["layer"], made[0]["pooling"]) == ("last", "mean")
-    variant, scale = training._with_settings(
-        Cell("digits", "vit-digits", "istar", "tune", 1, {"shrinkage": 0.4, "weight": 2.0})
-    )
+    variant, scale = training._with_settings("istar", {"shrinkage": 0.4, "weight": 2.0})
     assert variant.options == {"direction": "increase", "shrinkage": 0.4, "decay": 0.95}
     assert scale.value == 2.0  # type: ignore[union-attr]
 
@@ -257,6 +269,10 @@ def test_the_best_evaluation_is_kept_if_that_is_asked_for(monkeypatch: pytest.Mo
     record = done(digits("none", keep="best", epochs=3, steps=18))
     assert (record.selection, record.kept) == (0.5, 2)
     assert [entry["selection"] for entry in record.evaluations] == [0.9, 0.2, 0.5, 0.3]
+    # The cloud that is drawn is that of the kept weights, too.
+    shares = [entry["isotropy"]["top_variance_share"] for entry in record.evaluations]
+    assert record.clouds["after"]["spectrum"][0] == pytest.approx(shares[2], rel=1e-4)
+    assert shares[2] != pytest.approx(shares[3], rel=1e-3)
 
 
 def test_the_weights_of_the_best_evaluation_are_what_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

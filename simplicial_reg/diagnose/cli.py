@@ -34,6 +34,20 @@ DEFAULT = "minilm"
 FILE = "diagnosis.json"
 WIDTH = 100  # characters
 SMALLER = "use a smaller --batch-size or a shorter --max-length"
+# Options that mean something only where a model is run; the others of points say which of them, and how they are drawn.
+OF_MODELS = (
+    "data",
+    "modality",
+    "sample",
+    "attention",
+    "data_dir",
+    "column",
+    "tokenizer",
+    "max_length",
+    "batch_size",
+    "device",
+)
+OF_POINTS = ("layers", "seed")
 PAUSE = 10.0  # seconds between two lines on a stream that is no terminal
 
 
@@ -112,7 +126,10 @@ def _device(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @click.option("--device", metavar="NAME", callback=_device, help="Where the model runs, such as cuda.  [default: cpu]")
 @click.option("--attention/--no-attention", default=True, show_default=True, help="Read queries and keys, too.")
+@click.pass_context
 def diagnose(
+    context: click.Context,
+    /,
     models: tuple[str, ...],
     layers: str | list[int | str],
     points: str | None,
@@ -137,6 +154,8 @@ def diagnose(
 
             check_matplotlib()
             _check_folder(folder)
+    with input_errors():
+        _check_use(models or (DEFAULT,), context, drift)
     reading = _Reading(layers, points, seed, compare, attention, opening)
     found: list[Diagnosis] = []
     experiment: Drift | None = None
@@ -167,11 +186,27 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"--out {folder}: {there} {why}; choose another folder with --out")
 
 
-def _grouped(models: Sequence[str]) -> list[str | list[str]]:
-    """What is diagnosed one after the other; several files of embeddings are the layers of one."""
+def _check_use(models: Sequence[str], context: click.Context, drift: bool) -> None:
+    """Refuse options that nothing of what is named has a use for."""
+    results = [_recorded(name) is not None for name in models]
+    nothing_runs = all(result or _holds_points(name) for name, result in zip(models, results, strict=True))
+    without = [*OF_MODELS] if nothing_runs else []
+    without += [name for name in OF_POINTS if not (drift and name == "seed")] if all(results) else []
+    for name in without:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = "--no-attention" if name == "attention" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} needs a model that is run; {', '.join(models)} holds points or results already")
+
+
+def _holds_points(model: str) -> bool:
     from simplicial_reg.readers import READERS
 
-    if len(models) > 1 and all(Path(model).suffix.lower() in (*READERS, ".parquet") for model in models):
+    return Path(model).suffix.lower() in (*READERS, ".parquet")
+
+
+def _grouped(models: Sequence[str]) -> list[str | list[str]]:
+    """What is diagnosed one after the other; several files of embeddings are the layers of one."""
+    if len(models) > 1 and all(map(_holds_points, models)):
         return [list(models)]
     return list(models)
 

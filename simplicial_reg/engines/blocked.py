@@ -37,7 +37,7 @@ from simplicial_reg._ops import INTEGERS, check_lengths, check_points, real_poin
 from simplicial_reg._threads import share_work
 from simplicial_reg.engines.critical import CriticalEdges, from_tree
 
-__all__ = ["BLOCK", "NEIGHBOURS", "enclosing_edge", "find", "forest", "spanning_tree", "tree_edges"]
+__all__ = ["BLOCK", "NEIGHBOURS", "enclosing_edge", "find", "forest", "lengths", "spanning_tree", "tree_edges"]
 
 BLOCK = 2048  # points on each side of a tile
 NEIGHBOURS = 16  # on a list; a multiple of the rows that the exact kernels compute together
@@ -90,6 +90,17 @@ def enclosing_edge(points: Tensor, mask: Tensor | None, metric: str, *, block: i
             _Search(np.ascontiguousarray(cloud[vertices]), metric, block, NEIGHBOURS).enclosing_edge()
         ]
     return torch.from_numpy(found).reshape(*leading, 1, 2)
+
+
+def lengths(points: Tensor, edge: Tensor, metric: str) -> Tensor:
+    """The lengths ``(..., k)`` of edges ``(..., k, 2)``, to the bit those of whole matrices; points as for `find`."""
+    clouds = points.detach().contiguous().reshape(-1, *points.shape[-2:]).numpy()
+    edges = edge.contiguous().numpy().reshape(len(clouds), -1, 2)
+    found = np.empty(edges.shape[:2], clouds.dtype)
+    for cloud, ends, out in zip(clouds, edges, found, strict=True):
+        others = np.repeat(ends[:, 1:], NEIGHBOURS, 1)  # the kernel wants a list of so many for each point
+        out[:] = _list_lengths(cloud, ends[:, 0], others, metric)[:, 0]
+    return torch.from_numpy(found).reshape(edge.shape[:-1])
 
 
 def spanning_tree(
@@ -146,6 +157,21 @@ def _without_copies(points: Array) -> tuple[Array, Array]:
     original = first[group.reshape(-1)]
     copy = vertex[original != vertex]
     return np.sort(first), np.stack([copy, original[copy]], 1).reshape(-1, 2)
+
+
+def _list_lengths(points: Array, ids: Array, others: Array, metric: str) -> Array:
+    """The lengths ``(m, K)`` from the points ``ids`` to those on their lists."""
+    from simplicial_reg.engines import _blocked_kernels as kernels
+
+    found = np.empty(others.shape, points.dtype)
+    share_work(
+        lambda first, step: kernels.list_lengths(
+            points, np.ascontiguousarray(ids), others, kernels.METRIC_CODES[metric], found, first, step
+        ),
+        len(ids),
+        others.size * points.shape[1],
+    )
+    return found
 
 
 class _Search:
@@ -304,13 +330,7 @@ class _Search:
 
     def _finish(self, ids: Array, others: Array, values: Array, worst: Array, exact: bool = False) -> None:
         """Lengths of the listed neighbours, sorted, and the bounds."""
-        lengths = np.empty(others.shape, self.points.dtype)
-        share_work(
-            lambda first, step: self.kernels.list_lengths(self.points, ids, others, self.code, lengths, first, step),
-            len(ids),
-            others.size * self.points.shape[1],
-        )
-        keys = lengths.view(self.integer)
+        keys = _list_lengths(self.points, ids, others, self.metric).view(self.integer)
         keys[others < 0] = self.top
         self.kernels.sort_lists(ids, keys, others)
         bound = worst if exact or not self.products else self._shortest(worst)

@@ -180,7 +180,8 @@ def _run(
         _check_extras()
         settings = _settings(recipe, quick, options)
         tasks = _tasks(settings, data_dir)
-        chosen = _study(settings, tasks)
+        chosen = _study(settings, tasks, _weights(settings, tasks))
+        _check_configurations(chosen)
         for text in [settings.get("title"), *(task.description for task in tasks.values()), *_left_out(chosen)]:
             if text:
                 click.echo(" ".join(text.split()), err=True)
@@ -255,12 +256,13 @@ def _settings(recipe: Path | None, quick: bool, options: Mapping[str, Any]) -> d
     settings["variants"] = list(dict.fromkeys([BASELINE, *settings["variants"]]))
     _check_variants([*settings["variants"], *settings.get("spaces", {})])
     # With the defaults written out: they determine a run as well.
-    model = settings["models"][0]
+    model = _of_one_kind(settings["models"])
     settings["training"] = asdict(budget_for(model, settings["training"]))
     for name, values in settings.get("trainings", {}).items():
         if not isinstance(values, dict):
             raise ValueError(f"trainings must be of tables, one for each task; got {name} = {values!r}")
     own = settings.get("trainings", {})
+    _check_tasks(own)
     trainings = {
         name: budget_for(model, _trained(_trained(recipe_training, own.get(name, {})), training), name)
         for name in settings["tasks"]
@@ -296,6 +298,52 @@ def _default_models(tasks: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(models.values()))
 
 
+def _of_one_kind(models: Sequence[str]) -> str:
+    """The first of models whose defaults are those of all."""
+    from simplicial_reg.study.models import learning_rates
+    from simplicial_reg.study.training import budget_for
+
+    first = models[0]
+    for other in models[1:]:
+        if learning_rates(other) != learning_rates(first) or budget_for(other, {}) != budget_for(first, {}):
+            raise ValueError(
+                f"the models {first} and {other} are trained in different ways, one of them from scratch; make a study of each, with an "
+                "--out of its own"
+            )
+    return first
+
+
+def _check_tasks(names: Mapping[str, Any]) -> None:
+    """Trainings of tasks that this command leaves out may be there; such of tasks that nobody knows are mistakes."""
+    from simplicial_reg.study.tasks import TASKS
+    from simplicial_reg.study.variants import nearest
+
+    for name in names:
+        if name not in TASKS and not name.endswith(".toml"):
+            near = nearest(name, TASKS)
+            raise ValueError(
+                f"trainings must be of tasks, {', '.join(TASKS)} or a path of a TOML file; got {name!r}"
+                + (f"; the nearest are {', '.join(near)}" if near else "")
+            )
+
+
+def _check_configurations(chosen: Study) -> None:
+    """Refuse settings that no regularizer has, and values that it does not take, before anything is run."""
+    from simplicial_reg.study.protocol import configurations
+    from simplicial_reg.study.training import TUNABLE, check_settings
+    from simplicial_reg.study.variants import VARIANTS
+
+    of_regularizers = [name for name in chosen.space if name not in ("learning_rate", *TUNABLE)]
+    if of_regularizers and all(VARIANTS[name].regularizer is None for name in chosen.variants):
+        raise ValueError(
+            f"space must be of learning_rate and {', '.join(TUNABLE)} where there is no regularizer; got {of_regularizers[0]}"
+        )
+    for task in chosen.tasks:
+        for variant in chosen.variants:
+            for configuration in configurations(chosen, task, variant):
+                check_settings(variant, configuration)
+
+
 def _trained(before: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     if "steps" in given and "epochs" in given:
         raise ValueError("--steps and --epochs say the same thing in two ways; give one")
@@ -329,20 +377,27 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _tasks(settings: Mapping[str, Any], data_dir: Path | None) -> dict[str, Task]:
-    """The tasks and models, read once before anything is run, so that what is wrong with them is said at once."""
-    from simplicial_reg.study.models import build_model
+    """The tasks, read once before anything is run, so that what is wrong with them is said at once."""
     from simplicial_reg.study.tasks import load_task
 
     trainings = {name: {**settings["training"], **settings["trainings"].get(name, {})} for name in settings["tasks"]}
-    tasks = {name: load_task(name, data_dir=data_dir, limit=trainings[name]["limit"]) for name in settings["tasks"]}
-    for model in settings["models"]:
-        for task in tasks.values():
-            build_model(model, task)
-    return tasks
+    return {name: load_task(name, data_dir=data_dir, limit=trainings[name]["limit"]) for name in settings["tasks"]}
 
 
-def _study(settings: Mapping[str, Any], tasks: Mapping[str, Task]) -> Study:
+def _weights(settings: Mapping[str, Any], tasks: Mapping[str, Task]) -> dict[str, dict[str, str]]:
+    """Hashes of the models for each task; each is built once, so that what is wrong with it is said before anything is run."""
+    from simplicial_reg.study.models import fingerprint
+
+    return {name: {model: fingerprint(model, task) for model in settings["models"]} for name, task in tasks.items()}
+
+
+def _study(
+    settings: Mapping[str, Any], tasks: Mapping[str, Task], weights: Mapping[str, Mapping[str, str]] | None = None
+) -> Study:
+
+    from simplicial_reg import __version__
     from simplicial_reg.study.models import learning_rates
+    from simplicial_reg.study.training import definition
     from simplicial_reg.study.variants import VARIANTS
 
     fixed = settings["budget"] == 0
@@ -366,6 +421,9 @@ def _study(settings: Mapping[str, Any], tasks: Mapping[str, Task]) -> Study:
             if not tasks[task].has_classes and VARIANTS[name].needs_classes
         ),
         data={name: task.fingerprint for name, task in tasks.items()},
+        weights=weights or {},
+        definitions={name: definition(name) for name in settings["variants"]},
+        version=__version__,
     )
 
 

@@ -24,8 +24,10 @@ Source of the vision transformer: Dosovitskiy et al. 2021, "An image is worth 16
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,11 +43,22 @@ from simplicial_reg.study.variants import Range
 from simplicial_reg.training._blocks import find_stack, unwrapped
 from simplicial_reg.training._pooling import POOLINGS, Pooling
 
-__all__ = ["Batch", "Embedder", "Examples", "Model", "Reader", "build_model", "default_model", "learning_rates"]
+__all__ = [
+    "Batch",
+    "Embedder",
+    "Examples",
+    "Model",
+    "Reader",
+    "build_model",
+    "default_model",
+    "fingerprint",
+    "learning_rates",
+]
 
 MINILM = "minilm"
 VIT = "vit-digits"
 SHORTEST = 16  # tokens of a window, so that a question, what separates it and a part of the context have room
+LOOKED_AT = 64  # examples, and tokens of each, that tell one tokenizer from another
 MOST_OF_QUESTION = 64  # tokens, as Devlin et al. 2019 have it
 
 
@@ -330,6 +343,26 @@ def build_model(name: str, task: Task) -> Model:
     if task.kind == "image":
         raise ValueError(f"the model {name} takes texts, and task {task.name!r} has images; take {VIT} or a factory")
     return _from_transformers(name, task)
+
+
+def fingerprint(name: str, task: Task) -> str:
+    """Hash of a model before its training, with seed 0, and of what its tokenizer makes of some examples, 16 hexadecimal digits.
+
+    The arguments and errors are those of `build_model`; torch's generator is as it was afterwards.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(name, task)
+    # Layers and their options; where an object lies in memory says nothing.
+    digest = hashlib.sha256(re.sub(r"0x[0-9a-f]+", "", repr(model.module)).encode())
+    for key, value in sorted(model.module.state_dict().items()):
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    if task.kind != "image":
+        some = task.reported.select(range(min(LOOKED_AT, len(task.reported))))
+        rows = model.encode(some, max_length=LOOKED_AT, regression=task.is_regression).rows
+        digest.update(json.dumps(rows).encode())
+    return digest.hexdigest()[:16]
 
 
 def _images(task: Task) -> Tensor:

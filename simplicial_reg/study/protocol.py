@@ -28,6 +28,7 @@ comparison, Dodge et al. 2019, "Show Your Work", section 3.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -79,6 +80,9 @@ class Study:
         trainings: for each task what differs there.
         left_out: pairs (task, variant) that make no sense together: classes are needed and the task has none.
         data: for each task a hash of its examples: other data make another study.
+        weights: for each task and each model a hash of the model before its training, and of what its tokenizer makes of some examples.
+        definitions: for each variant what its name stands for: regularizer, cloud, and all arguments with their defaults.
+        version: of the package.
 
     Raises:
         ValueError: if one of these is not as described.
@@ -95,6 +99,9 @@ class Study:
     trainings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     left_out: tuple[tuple[str, str], ...] = ()
     data: Mapping[str, str] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    definitions: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    version: str = ""
 
     def __post_init__(self) -> None:
         for name in ("tasks", "models", "variants"):
@@ -293,7 +300,18 @@ def groups(study: Study) -> list[Group]:
 
 
 def _cell(study: Study, group: Group, phase: str, seed: int, settings: Mapping[str, Any]) -> Cell:
-    return Cell(*group, phase, seed, dict(settings), _training(study, group.task))
+    contents = {
+        "data": study.data.get(group.task, ""),
+        "model": study.weights.get(group.task, {}).get(group.model, ""),
+        "variant": _hash(study.definitions[group.variant]) if group.variant in study.definitions else "",
+        "version": study.version,
+    }
+    known = {name: content for name, content in contents.items() if content}
+    return Cell(*group, phase, seed, dict(settings), _training(study, group.task), known)
+
+
+def _hash(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(_as_json(content), sort_keys=True).encode()).hexdigest()[:16]
 
 
 # --- selection -----------------------------------------------------------------------------------------------------------------
@@ -392,8 +410,9 @@ def joined(first: Study, second: Study) -> Study:
     """Two studies as one: the tasks, models and variants of both.
 
     What both have must be the same: the number of configurations, the ranges that all variants share, of each variant in both its own
-    ranges, of each task in both its training and its data. The number of seeds is the larger one: how many there are of a task is
-    seen in the result. So a run of one and a run of the other that could be compared are runs of one protocol.
+    ranges and its definition, of each task in both its training, its data and the weights of models, and the version. The number of
+    seeds is the larger one: how many there are of a task is seen in the result. So a run of one and a run of the other that could be
+    compared are runs of one protocol.
 
     Args:
         first: the one study; its order comes first.
@@ -440,6 +459,12 @@ def joined(first: Study, second: Study) -> Study:
         },
         left_out=tuple(dict.fromkeys((*first.left_out, *second.left_out))),
         data={**first.data, **second.data},
+        weights={
+            task: {**first.weights.get(task, {}), **second.weights.get(task, {})}
+            for task in {**first.weights, **second.weights}
+        },
+        definitions={**first.definitions, **second.definitions},
+        version=first.version,
     )
 
 
@@ -453,6 +478,17 @@ def _common(study: Study, other: Study) -> dict[str, Any]:
         "spaces": {name: _as_json(study.spaces.get(name, {})) for name in variants},
         "training": {task: _training(study, task) for task in tasks},
         "data": {task: study.data[task] for task in tasks if task in study.data and task in other.data},
+        "weights": {
+            task: {model: known for model, known in study.weights.get(task, {}).items() if model in other.weights[task]}
+            for task in tasks
+            if task in other.weights
+        },
+        "definitions": {
+            name: _as_json(study.definitions[name])
+            for name in variants
+            if name in study.definitions and name in other.definitions
+        },
+        "version": study.version,
     }
 
 

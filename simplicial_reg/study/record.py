@@ -27,6 +27,7 @@ class Cell:
         seed: of weights, data order and dropout; equal for all variants, so that differences are paired.
         settings: all that may be tuned: ``learning_rate``, ``weight``, ...
         budget: all that may not, and is equal for all variants: ``epochs``, ``batch_size``, ``max_length``, ...
+        contents: hashes of what the names stand for: ``data``, ``model``, ``variant``; and the ``version`` of the package.
     """
 
     task: str
@@ -36,11 +37,15 @@ class Cell:
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
         """Hash of everything that determines the run, 16 hexadecimal digits."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        content = asdict(self)
+        if not self.contents:
+            del content["contents"]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

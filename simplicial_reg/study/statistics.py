@@ -293,11 +293,16 @@ def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a degenerate distribution: seen in the result
-            found = bootstrap((array,), np.mean, n_resamples=RESAMPLES, method=method, rng=_generator())
+            found = bootstrap((array,), _rounded_mean, n_resamples=RESAMPLES, method=method, rng=_generator())
         low, high = (float(end) for end in found.confidence_interval)
         if math.isfinite(low) and math.isfinite(high):
             break
     return low, high
+
+
+def _rounded_mean(values: Any, axis: int = -1) -> Any:
+    """BCa counts the resamples whose mean is that of the sample; without rounding, sums in another order would not be equal."""
+    return np.round(np.mean(values, axis), 12)
 
 
 def unpaired_interval(values: Sequence[float], others: Sequence[float]) -> tuple[float, float]:

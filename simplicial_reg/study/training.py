@@ -31,6 +31,7 @@ import copy
 import hashlib
 import importlib.metadata
 import inspect
+import json
 import math
 import os
 import platform
@@ -39,7 +40,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -60,7 +61,7 @@ from simplicial_reg.training.regularization import Regularization
 from simplicial_reg.training.tap import Tap
 from simplicial_reg.training.weight import BalancedWeight, Weight, make_weight
 
-__all__ = ["Budget", "budget_for", "run_cell"]
+__all__ = ["TUNABLE", "Budget", "budget_for", "check_settings", "definition", "run_cell"]
 
 # Of the held-out embeddings, at each evaluation.
 ISOTROPY = (
@@ -83,7 +84,8 @@ REFRESH_POINTS = 250_000  # that many points are in the covariance of Rudman and
 TIMED_STEPS = (2, 4, 6)  # steps whose penalty is timed; the first ones are slower than the others
 PHASES = ("tune", "final")
 SCHEDULES = ("linear", "cosine", "constant")
-# Of the settings, those that are not the regularizer's.
+# Of the settings, those that are not the regularizer's. The first are the optimizer's, and say for this cell what the budget says for all.
+TUNABLE = ("warmup", "schedule", "weight_decay", "clip")
 TAP_OPTIONS = ("layer", "pooling", "cloud", "include_padding", "memory", "max_points")
 REFRESH = ("refresh", "refresh_points")
 
@@ -172,9 +174,9 @@ def run_cell(
     torch's generators are as they were afterwards. The training is on the first CUDA device if there is one.
 
     Args:
-        cell: the run. Its settings are ``learning_rate``; ``weight`` or ``fraction``, how strong the regularizer is; and options of
-            the regularizer, of ``Regularization`` (``memory``, ``pooling``, ...) and ``refresh``, which replace the variant's.
-            Its budget has keys of `Budget`.
+        cell: the run. Its settings are ``learning_rate``; what is in ``TUNABLE``, in place of the budget's; ``weight`` or ``fraction``,
+            how strong the regularizer is; and options of the regularizer, of ``Regularization`` (``memory``, ``pooling``, ...) and
+            ``refresh``, which replace the variant's. Its budget has keys of `Budget`.
         data_dir: as for `simplicial_reg.study.tasks.load_task`.
         on_step: called after every step with a dict of ``step``, ``steps``, ``metric`` (its name), the latest ``selection``,
             ``task_loss``, ``penalty``, ``weight``, ``gradient_norm``, and ``seconds`` since the start.
@@ -211,11 +213,18 @@ class _Run:
         self.record, self.cell, self.device = record, record.cell, device
         self.on_step, self.started = on_step, started
         check_choice("phase", self.cell.phase, PHASES)
-        self.budget = budget_for(self.cell.model, self.cell.budget, self.cell.task)
-        self.variant, self.scale = _with_settings(self.cell)
+        tuned = {name: value for name, value in self.cell.settings.items() if name in TUNABLE}
+        self.budget = budget_for(self.cell.model, {**self.cell.budget, **tuned}, self.cell.task)
+        self.variant, self.scale = _with_settings(self.cell.variant, self.cell.settings)
         self.task = load_task(self.cell.task, data_dir=data_dir, limit=self.budget.limit)
         record.metric = self.task.metric
         record.environment |= {"task": self.task.description, "data": self.task.fingerprint}
+        planned = self.cell.contents.get("data", self.task.fingerprint)
+        if planned != self.task.fingerprint:
+            raise ValueError(
+                f"the data of task {self.task.name} are others here ({self.task.fingerprint}) than where the study was planned "
+                f"({planned}); give all machines the same data, and for embedded tasks the same packages"
+            )
         if self.variant.needs_classes and not self.task.has_classes:
             raise ValueError(
                 f"variant {self.cell.variant} makes a cloud of each class, and task {self.task.name} has no classes"
@@ -228,6 +237,7 @@ class _Run:
         micro_batches = math.ceil(len(self.train) / self.budget.batch_size)
         self.per_epoch = math.ceil(micro_batches / self.budget.accumulation)
         self.total = self.budget.steps or self.budget.epochs * self.per_epoch
+        self.points = torch.empty(0, 0)
         self.seconds: list[float] = []
         self.penalty_shares: list[float] = []
 
@@ -288,6 +298,7 @@ class _Run:
     def _train(self) -> None:
         self.kept = 0
         best: dict[str, Tensor] = {}
+        points = self.points
         for step, group in enumerate(self._groups()):
             if step % self.per_epoch == 0:
                 self._refresh()
@@ -297,12 +308,13 @@ class _Run:
                 latest = len(self.record.evaluations) - 1
                 # The first evaluation is of the untrained model, which is not kept.
                 if self.kept == 0 or self.budget.keep == "last" or found > self._selection(self.kept):
-                    self.kept = latest
+                    self.kept, points = latest, self.points
                     if self.budget.keep == "best":
                         state = self.model.module.state_dict()
                         best = {name: value.detach().clone() for name, value in state.items()}
             if step + 1 == self.total:
                 break
+        self.points = points  # of the weights that are kept
         if best:
             self.model.module.load_state_dict(best)
 
@@ -494,7 +506,7 @@ class _Run:
         ]
 
     def _cloud(self) -> dict[str, Any]:
-        """Barcode and spectrum of the held-out embeddings that were evaluated last."""
+        """Barcode and spectrum of the held-out embeddings, before training those of the start and after it those of the kept weights."""
         points = self.points
         deaths = rips_barcode(points)[0].death
         loops = rips_barcode(points[:LOOPS], 1)[1]
@@ -516,18 +528,42 @@ class _Run:
 # --- settings -----------------------------------------------------------------------------------------------------------------
 
 
-def _with_settings(cell: Cell) -> tuple[Variant, Weight | float]:
-    """The variant with the cell's settings in the place of its own, and the weight."""
-    if cell.variant not in VARIANTS:
-        near = nearest(cell.variant, VARIANTS) or list(VARIANTS)
-        raise ValueError(f"variant must be one of VARIANTS, such as {', '.join(near)}; got {cell.variant!r}")
-    variant = VARIANTS[cell.variant]
-    settings = {name: value for name, value in cell.settings.items() if name != "learning_rate"}
+def check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise a ValueError or TypeError if a cell of this variant could not be run with these settings, before hours are spent on others."""
+    variant, _ = _with_settings(name, settings)
+    Budget(**{key: value for key, value in settings.items() if key in TUNABLE})
+    if variant.regularizer is not None:
+        _regularizer(variant, 0)
+
+
+def definition(name: str) -> dict[str, Any]:
+    """What the name of a variant stands for: regularizer, cloud, and all arguments with their defaults, as JSON has it."""
+    variant = VARIANTS[name]
+    if variant.regularizer is None:
+        return {}
+    parameters = inspect.signature(REGULARIZERS[variant.regularizer]).parameters
+    arguments = {key: one.default for key, one in parameters.items() if key != "generator"} | variant.options
+    found = {
+        "regularizer": variant.regularizer,
+        "arguments": arguments,
+        "cloud": variant.tap,
+        "defaults": variant.defaults,
+    }
+    return cast(dict[str, Any], json.loads(json.dumps(found, default=str)))
+
+
+def _with_settings(name: str, given: Mapping[str, Any]) -> tuple[Variant, Weight | float]:
+    """The variant with settings in the place of its own, and the weight."""
+    if name not in VARIANTS:
+        near = nearest(name, VARIANTS) or list(VARIANTS)
+        raise ValueError(f"variant must be one of VARIANTS, such as {', '.join(near)}; got {name!r}")
+    variant = VARIANTS[name]
+    settings = {key: value for key, value in given.items() if key not in ("learning_rate", *TUNABLE)}
     if variant.regularizer is None:
         # Recipes may give all variants the same settings, but nothing of a regularizer is the baseline's.
         return variant, 0.0
-    scales = {name: settings.pop(name) for name in SCALES if name in settings} or {
-        name: value for name, value in variant.defaults.items() if name in SCALES
+    scales = {key: settings.pop(key) for key in SCALES if key in settings} or {
+        key: value for key, value in variant.defaults.items() if key in SCALES
     }
     if len(scales) != 1:
         raise ValueError(f"settings must have weight or fraction, one of the two; got {', '.join(scales) or 'neither'}")
@@ -535,9 +571,9 @@ def _with_settings(cell: Cell) -> tuple[Variant, Weight | float]:
     known = [*inspect.signature(REGULARIZERS[variant.regularizer]).parameters, *TAP_OPTIONS]
     if variant.regularizer == "istar":
         known += REFRESH
-    for name, value in settings.items():
-        check_choice(f"a setting of {cell.variant}", name, known)
-        (tap if name in TAP_OPTIONS else options)[name] = value
+    for key, value in settings.items():
+        check_choice(f"a setting of {name}", key, known)
+        (tap if key in TAP_OPTIONS else options)[key] = value
     if "refresh" in options:
         check_choice("refresh", options["refresh"], ("epoch",))
         options["decay"] = None  # the covariance is that of the epoch's start, and not of the steps
