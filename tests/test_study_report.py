@@ -92,6 +92,20 @@ def test_the_page_checker_finds_a_tag_that_is_not_closed():
 # The page
 
 
+@pytest.mark.parametrize("rate", [5e-5, 1e-4])
+def test_a_verdict_between_other_learning_rates_says_so(rate, tmp_path):
+    records = [record(variant="none", seed=seed, value=0.8) for seed in range(1, 9)]
+    records += [
+        record(variant="cosreg", seed=seed, value=0.9 + 0.001 * seed, settings={"learning_rate": rate, "fraction": 0.1})
+        for seed in range(1, 9)
+    ]
+    write_report(write(tmp_path, records))
+    said = "cosreg on mrpc ran with learning_rate = 0.0001, none with learning_rate = 5e-05, as tuning chose"
+    printed, page = " ".join(final_table(records).split()), (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "better" in printed
+    assert (said in printed) == ("as tuning chose" in page) == (rate != 5e-5)
+
+
 def test_the_page_is_well_formed_and_has_every_section(written):
     page = Page((written / "report.html").read_text(encoding="utf-8"))
     text = "".join(page.words)

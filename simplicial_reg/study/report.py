@@ -134,7 +134,8 @@ def final_table(records: Iterable[Record], *, test: TestChoice = "permutation") 
         parts.append((f"mean over {len(summary.groups)} tasks, in points", ("", "pairs", "tasks", *COLUMNS), body))
     rich = _has_rich()
     lines = [terminal_table(title, columns, body, left=(0, 5), rich=rich) for title, columns, body in parts if body]
-    return "\n".join([*lines, _wrapped(_smallest_p(summary))]).rstrip("\n")
+    notes = [*_other_settings(summary, labels), _smallest_p(summary)]
+    return "\n".join([*lines, *map(_wrapped, notes)]).rstrip("\n")
 
 
 def compare(folder_a: str | Path, folder_b: str | Path) -> str:
@@ -211,6 +212,7 @@ def _read(folder: Path) -> list[Record]:
 def _blocks(summary: Summary, records: list[Record]) -> list[Block]:
     labels = _labels(summary.groups)
     blocks: list[Block] = [Heading(1, "Which regularizer helps?"), Text(_headline(summary, labels))]
+    blocks += map(Text, _other_settings(summary, labels))
     blocks += [Heading(2, "Results"), *_results(summary, labels)]
     blocks += _drawn(summary, records, labels)
     blocks += [Heading(2, "Settings chosen"), *_chosen(summary, records, labels)]
@@ -250,6 +252,21 @@ def _headline(summary: Summary, labels: dict[Group, str]) -> str:
         ]
         found.append(f"Over all tasks: {'; '.join(judged) or NO_EVIDENCE}.")
     return " ".join(found)
+
+
+def _other_settings(summary: Summary, labels: dict[Group, str]) -> list[str]:
+    """Of each variant with a verdict whether tuning chose for it, of what it shares with the baseline, something else than for that."""
+    baselines = {row.group: row.settings for row in summary.rows if row.variant == BASELINE}
+    found = []
+    for row in summary.rows:
+        own = {name: row.settings.get(name) for name in baselines.get(row.group, {})}
+        if row.comparison.verdict in (BETTER, WORSE) and own != baselines[row.group]:
+            settings = _settings(own), _settings(baselines[row.group])
+            found.append(
+                f"{row.variant} on {labels[row.group]} ran with {settings[0]}, {BASELINE} with {settings[1]}, as tuning chose: the "
+                "difference may be one of these. A study with budget 0 and the same settings for both tells."
+            )
+    return found
 
 
 def _facts(records: list[Record]) -> dict[str, str]:
