@@ -30,7 +30,7 @@ NAME = "a_cloud_over_a_thousand_ranks"
 THREADS = 2
 D, ITEM = 384, 4  # float32
 INDEX = 8  # bytes of an int64
-AGREED = 5  # numbers that every rank tells about its points
+AGREED = 6  # numbers that every rank tells about its points
 POINTS = (1_000_000, 10_000_000, 100_000_000)
 RANKS = (8, 64, 256, 1024)
 
