@@ -42,7 +42,7 @@ def main(form: Form = FULL) -> None:
         if peers:
             seconds |= of_peers(points, rounds)
         over = seconds["blocked"] * 1e3 / floor(n, d, 1, rates)
-        rows.append([f"{n:,}", str(d), kind, *shown(seconds), f"{over:.2f}", f"{memory / 1e9:.2f}"])
+        rows.append([f"{n:,}", str(d), kind, *shown(seconds), f"{over:.2f}", f"{max(memory, 0) / 1e9:.2f}"])
         data.append({"n": n, "d": d, "kind": kind, "seconds": seconds, "over floor": over, "bytes": memory})
     report(
         NAME,

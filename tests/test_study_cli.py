@@ -457,7 +457,14 @@ def test_a_recipe_may_train_one_task_differently_and_options_win_over_that_too(t
 
 
 def test_there_is_a_recipe_for_each_of_the_three_papers_and_for_the_studies_of_this_repository():
-    assert [path.stem for path in RECIPES] == ["glue", "godey2023", "kudriashov2025", "rudman2024", "stsb_embedding"]
+    assert [path.stem for path in RECIPES] == [
+        "glue",
+        "godey2023",
+        "kudriashov2025",
+        "rudman2024",
+        "stsb_embedding",
+        "stsb_embedding_control",
+    ]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
-from benchmarks.study_tables import GLUE, STUDIES, headline, held_out, made_again
+from benchmarks.study_tables import EMBEDDING, GLUE, STUDIES, embedding, headline, held_out, made_again
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,7 +23,9 @@ def rows(name: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize(("table", "page"), [(headline, "README.md"), (held_out, "docs/regularizers.md")])
+@pytest.mark.parametrize(
+    ("table", "page"), [(headline, "README.md"), (embedding, "README.md"), (held_out, "docs/regularizers.md")]
+)
 def test_the_table_of_the_page_is_that_of_the_results(table, page):
     assert table() in text(page)
 
@@ -64,6 +67,33 @@ def test_what_is_said_of_single_tasks_is_in_the_results():
     assert f"{100 * float(overall['istar-decrease']['difference']):.1f} points over the four tasks" in said
     baseline = [row for row in found if (row["task"], row["variant"]) == ("cola", "none")]
     assert [float(row["mean"]) for row in baseline] == [0.0]
+
+
+def test_what_is_said_of_embeddings_and_of_their_control_is_in_the_results():
+    said, readme = text("benchmarks/results/study/stsb-embedding/README.md"), text("README.md")
+    runs = {folder: scores(folder) for folder in (EMBEDDING, EMBEDDING.with_name("stsb-embedding-control"))}
+    tuned, control = (
+        {variant: [100 * score for score in found.values()] for variant, found in one.items()} for one in runs.values()
+    )
+    assert tuned["cosreg"] == control["cosreg"]  # the same runs, to the last bit
+    with (EMBEDDING.with_name("stsb-embedding-control") / "results.csv").open(encoding="utf-8", newline="") as file:
+        (found,) = (row for row in csv.DictReader(file) if row["variant"] == "cosreg")
+    low, difference, high = (100 * float(found[name]) for name in ("low", "difference", "high"))
+    for page in (said, readme):
+        assert f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]" in page
+    by_rate = fmean(control["none"]) - fmean(tuned["none"])
+    assert f"that alone gives {by_rate:+.2f}" in said
+    assert f"of its gain {by_rate:.2f} points are those of the lower learning rate" in readme
+    assert f"harms**: {fmean(tuned['persistent-entropy']) - fmean(tuned['none']):+.2f} points" in said
+
+
+def scores(folder):
+    with (folder / "cells.csv").open(encoding="utf-8", newline="") as file:
+        final = [row for row in csv.DictReader(file) if row["phase"] == "final"]
+    return {
+        variant: {int(row["seed"]): float(row["score"]) for row in final if row["variant"] == variant}
+        for variant in ("none", "cosreg", "persistent-entropy")
+    }
 
 
 def test_the_quick_study_is_as_small_as_it_is_said_to_be():

@@ -343,7 +343,9 @@ def _smallest_p(summary: Summary) -> str:
     said = f"With {_counted(summary.seeds, 'seed')} no two-sided p can be below 2/2^{summary.seeds} = {smallest:.3g}"
     compared = _counted(summary.comparisons, "comparison")
     if summary.seeds >= least:
-        return f"{said}; {compared} take at least {_counted(least, 'seed')}."
+        return (
+            f"{said}; {compared} {'takes' if summary.comparisons == 1 else 'take'} at least {_counted(least, 'seed')}."
+        )
     return (
         f"{said}: on a single task no verdict but “{NO_EVIDENCE}” is possible; {compared} would take at least "
         f"{_counted(least, 'seed')}."
