@@ -36,6 +36,7 @@ WIDTH = 100  # characters
 SMALLER = "use a smaller --batch-size or a shorter --max-length"
 # Options that mean something only where a model is run; the others of points say which of them, and how they are drawn.
 OF_MODELS = (
+    "points",
     "data",
     "modality",
     "sample",
@@ -231,12 +232,12 @@ class _Reading:
 
         path = _recorded(name)
         if path is not None:
-            self._refuse(str(path))
+            self._refuse_comparison(str(path))
             return [replace(read_diagnosis(path), label="")]
         display.note(f"reading {name if isinstance(name, str) else f'{len(name)} files'}")
         source = open_source(name, seed=self.seed, **self.opening)
         if not isinstance(source.model, nn.Module):
-            self._refuse(source.name)
+            self._refuse_comparison(source.name)
             return [self._run(source, source.model, source.name, display)]
         self.first = source.model if self.first is None else self.first
         found = [self._run(source, source.model, source.name, display)]
@@ -247,11 +248,9 @@ class _Reading:
             found.append(self._run(source, untrained(source.model, self.seed), label, display))
         return found
 
-    def _refuse(self, name: str) -> None:
+    def _refuse_comparison(self, name: str) -> None:
         if self.compare is not None:
             raise ValueError(f"--compare init needs a model that can be drawn anew; {name} holds results only")
-        if self.points is not None:
-            raise ValueError(f"--points needs a model that is run; {name} holds points or results already")
 
     def _run(self, source: Source, model: Any, name: str, display: Display) -> Diagnosis:
         import simplicial_reg.diagnose as package
